@@ -1,0 +1,150 @@
+"""The command line: each command parses, calls one function and prints."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib import metadata
+
+from cyclopts import App, CycloptsError, Parameter
+
+from cellfm.errors import CellFMError
+
+FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+HELP_FLAGS = ("--help", "-h")
+
+_EPILOGUE = (
+    "Each command explains itself: cellfm embed --help. Exit codes: 0 done, 1 failed, 2 something in the input is wrong; "
+    "--debug shows where in the code."
+)
+
+
+def _version() -> str:
+    return metadata.version("cellfm")
+
+
+def _group(name: str, summary: str) -> App:
+    group = App(name=name, help=summary, version_flags=())
+    app.command(group)
+    return group
+
+
+app = App(
+    name="cellfm",
+    help="CellFM: cell and gene embeddings of single-cell counts.",
+    version=_version,
+    help_format="plaintext",
+    default_parameter=Parameter(negative=()),
+    suppress_keyboard_interrupt=False,
+)
+# Import strings: no command's module is loaded before it is asked for. The summaries are the docstrings' first lines.
+app.command("cellfm.cli.demo:demo", help="Show on real cells what CellFM does, offline.")
+app.command("cellfm.cli.embed:embed", help="Embed the cells of an h5ad file.")
+app.command("cellfm.cli.pretrain:pretrain", help="Pretrain a model on the counts of an h5ad file.")
+
+genes = _group("genes", "Look at genes: their embeddings, and how those of a file match.")
+genes.command(
+    "cellfm.cli.genes:embed", help="Write the static gene embeddings of a model as an h5ad file."
+)
+genes.command(
+    "cellfm.cli.genes:check", help="Report whether a file's genes and counts fit a model."
+)
+
+weights = _group("weights", "Make, convert and inspect weights folders.")
+weights.command(
+    "cellfm.cli.weights:import_",
+    name="import",
+    help="Make a weights folder of a MindSpore checkpoint, such as the official CellFM weights.",
+)
+weights.command(
+    "cellfm.cli.weights:export",
+    help="Write a weights folder as a checkpoint that MindSpore loads.",
+)
+weights.command("cellfm.cli.weights:show", help="Print what a weights folder holds.")
+weights.command(
+    "cellfm.cli.weights:new",
+    help="Make a weights folder with random weights and all HGNC protein-coding and non-coding RNA genes.",
+)
+
+
+def main() -> None:
+    """Run the command line of this process and leave with its exit code."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command.
+
+    Parameters
+    ----------
+    arguments
+        Words after ``cellfm``.
+
+    Returns
+    -------
+    The exit code: 0 done, 1 failed, 2 the user's input is wrong, 130 interrupted.
+    """
+    debug = "--debug" in arguments
+    words = [word for word in arguments if word != "--debug"]
+    try:
+        if not words or set(words) & set(HELP_FLAGS):
+            _complete_help(words)
+        app(words, exit_on_error=False, result_action="return_none")
+    except CycloptsError:  # printed by cyclopts
+        return USER_ERROR
+    except KeyboardInterrupt:
+        _complain("Interrupted. Run the same command again to go on where that is possible.")
+        return INTERRUPTED
+    except (CellFMError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        _complain(_message(error))
+        return USER_ERROR if isinstance(error, CellFMError) else FAILED
+    return 0
+
+
+def _complete_help(words: Sequence[str]) -> None:
+    """Give the command that is asked about its whole docstring, examples included."""
+    _, apps, _ = app.parse_commands([word for word in words if word not in HELP_FLAGS])
+    asked = apps[-1]
+    if asked.default_command is None or not (text := asked.default_command.__doc__):
+        app.help_epilogue = _EPILOGUE
+        return
+    description, examples = split_docstring(text)
+    asked.help = description
+    asked.help_epilogue = f"Examples:\n\n{examples}"
+
+
+def split_docstring(text: str) -> tuple[str, str]:
+    """Return what stands before the sections of a docstring, a line a paragraph, and its examples.
+
+    Parameters
+    ----------
+    text
+        numpydoc docstring whose last section is *Examples*.
+    """
+    from inspect import cleandoc
+
+    text = cleandoc(text)
+    before, _, examples = text.partition("\n\nExamples\n--------\n")
+    description, _, _ = before.partition("\n\nParameters\n----------\n")
+    paragraphs = [" ".join(lines.split("\n")) for lines in description.split("\n\n")]
+    indented = [f"  {line}" if line else line for line in examples.splitlines()]
+    return "\n\n".join(paragraphs), "\n".join(indented)
+
+
+def _message(error: BaseException) -> str:
+    notes = getattr(error, "__notes__", [])
+    return "\n".join([str(error) or type(error).__name__, *notes])
+
+
+def _complain(message: str) -> None:
+    """Print to standard error: in a frame for people, as it is for files and pipes."""
+    from rich.console import Console
+    from rich.panel import Panel
+    from rich.text import Text
+
+    console = Console(stderr=True)
+    if console.is_terminal:
+        console.print(Panel(Text(message), title="Error", title_align="left", border_style="red"))
+    else:
+        console.print(f"cellfm: {message}", soft_wrap=True, markup=False, highlight=False)

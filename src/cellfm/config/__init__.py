@@ -1,0 +1,25 @@
+"""Frozen configs and the recipes they are read from; no torch here."""
+
+from cellfm.config.load import from_dict, load, preset, presets, to_dict
+from cellfm.config.model import ModelConfig
+from cellfm.config.pretrain import (
+    DataConfig,
+    OptimConfig,
+    PretrainConfig,
+    RunConfig,
+    ScheduleConfig,
+)
+
+__all__ = [
+    "DataConfig",
+    "ModelConfig",
+    "OptimConfig",
+    "PretrainConfig",
+    "RunConfig",
+    "ScheduleConfig",
+    "from_dict",
+    "load",
+    "preset",
+    "presets",
+    "to_dict",
+]

@@ -1,0 +1,228 @@
+"""From genes and values to states: embeddings, ERetNet layers, the CellFM network."""
+
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cellfm.batch import CellBatch
+from cellfm.config.model import ModelConfig
+from cellfm.nn.annotation import AnnotationHead
+from cellfm.nn.decoder import CellDecoder, CellZeroDecoder, GeneDecoder, GeneZeroDecoder
+from cellfm.nn.primitives import LEAKY_SLOPE, NORM_EPSILON, GatedLinearUnit, Projection, unset
+from cellfm.nn.retention import Retention, Segments
+
+Wanted = Literal["all", "scored", "cell"]
+
+
+class States(NamedTuple):
+    """Last-layer states of a batch."""
+
+    cell: Float[Tensor, "cell dim"]
+    """State of [CLS]: the cell's embedding."""
+    gene: Float[Tensor, "token dim"]
+    """States of the genes asked for, in the order of the batch."""
+
+
+class ValueEncoder(nn.Module):
+    r"""A number as a soft look-up in a table.
+
+    .. math:: v = \mathrm{LeakyReLU}(x w_1), \qquad e(x) = T\, \mathrm{softmax}(W_3 v + \alpha v)
+
+    Parameters
+    ----------
+    dim
+        Width of the embedding.
+    n_bins
+        Columns of the table T.
+    """
+
+    def __init__(self, dim: int, n_bins: int) -> None:
+        super().__init__()
+        self.alpha = unset(1)
+        self.first = Projection(1, n_bins)
+        self.second = Projection(n_bins, n_bins)
+        self.table = Projection(n_bins, dim)
+
+    def forward(self, x: Float[Tensor, "*number"]) -> Float[Tensor, "*number dim"]:
+        """Embed each number."""
+        v = functional.leaky_relu(self.first(x[..., None]), LEAKY_SLOPE)
+        return self.table(torch.softmax(self.second(v) + self.alpha * v, dim=-1))
+
+
+class ERetNetLayer(nn.Module):
+    r"""One layer: post-norm residuals with DeepNorm's gain (Wang et al. 2022, arXiv:2203.00555).
+
+    .. math::
+        Y = \mathrm{LN}(\lambda X + \mathrm{Retention}(X)), \qquad
+        X' = \mathrm{LN}(\lambda Y + \mathrm{SGLU}(Y)), \qquad \lambda = (2L)^{1/4}
+    """
+
+    def __init__(self, config: ModelConfig, index: int) -> None:
+        super().__init__()
+        self.residual_gain = (2.0 * config.n_layers) ** 0.25
+        self.retention = Retention(config.dim, config.n_heads, lora_rank=config.lora_rank)
+        self.glu = GatedLinearUnit(config.dim, lora_rank=config.lora_rank)
+        self.norm1 = nn.LayerNorm(config.dim, eps=NORM_EPSILON)
+        self.norm2 = nn.LayerNorm(config.dim, eps=NORM_EPSILON)
+        self.dropout = nn.Dropout(config.dropout * index / config.n_layers)
+
+    def forward(
+        self,
+        x: Float[Tensor, "row dim"],
+        segments: Segments,
+        visible: Float[Tensor, " row"] | None = None,
+        rows: Int[Tensor, " query"] | None = None,
+    ) -> Float[Tensor, "query dim"]:
+        """Return the next state of the rows asked for (all, when `rows` is None); every row is a key."""
+        asked = x if rows is None else x[rows]
+        y = self.norm1(
+            self.residual_gain * asked + self.dropout(self.retention(asked, x, segments, visible))
+        )
+        return self.norm2(self.residual_gain * y + self.dropout(self.glu(y)))
+
+
+class Layout(NamedTuple):
+    """Where the tokens of a batch stand among the rows of the network: each cell is its prefix, then its genes."""
+
+    gene_rows: Int[Tensor, " token"]
+    prefix_rows: Int[Tensor, "cell prefix"]
+    lengths: tuple[int, ...]
+
+    @classmethod
+    def of(cls, batch: CellBatch, n_prefix: int) -> "Layout":
+        """Lay out a batch; device of the batch."""
+        device = batch.gene.device
+        starts = batch.offsets[:-1] + n_prefix * torch.arange(batch.n_cells)
+        lengths = batch.offsets.diff()
+        shift = n_prefix * (torch.arange(batch.n_cells) + 1)
+        genes = torch.arange(batch.n_tokens) + shift.repeat_interleave(lengths)
+        prefix = starts[:, None] + torch.arange(n_prefix)
+        return cls(genes.to(device), prefix.to(device), tuple((lengths + n_prefix).tolist()))
+
+
+class CellFM(nn.Module):
+    """The CellFM network (Zeng et al. 2025, Nat. Commun. 16, 4679): a cell is [CLS], optionally [S, T], and its genes.
+
+    Hidden genes are no keys in the first ``n_layers // 2`` layers and are keys in the rest.
+
+    Parameters
+    ----------
+    config
+        Shape of the network. Parameters are NaN until `initialise` or a weights folder fills them.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        table = torch.full((config.n_rows, config.dim), torch.nan)
+        self.gene_embedding = nn.Embedding.from_pretrained(table, freeze=False, padding_idx=0)
+        self.value_encoder = ValueEncoder(config.dim, config.value_bins)
+        self.cls, self.mask_embedding, self.zero_embedding = (unset(config.dim) for _ in range(3))
+        if config.depth_tokens:
+            self.depth_embedding = unset(2, config.dim)
+            self.depth_encoder = ValueEncoder(config.dim, config.value_bins)
+        self.layers = nn.ModuleList(ERetNetLayer(config, i) for i in range(config.n_layers))
+        if config.decoders:
+            self.gene_decoder = GeneDecoder(config.dim)
+            self.cell_decoder = CellDecoder(config.dim)
+        if config.zero_heads:
+            self.gene_zero_decoder = GeneZeroDecoder(config.dim)
+            self.cell_zero_decoder = CellZeroDecoder(config.dim)
+        if config.n_clusters:
+            self.annotation = AnnotationHead(config.dim, config.n_heads, config.n_clusters)
+
+    @property
+    def encoder_layers(self) -> list[ERetNetLayer]:
+        """The layers, first to last."""
+        return [layer for layer in self.layers if isinstance(layer, ERetNetLayer)]
+
+    def forward(self, batch: CellBatch) -> States:
+        """Return the states of all cells and genes."""
+        return self.encode(batch)
+
+    def encode(self, batch: CellBatch, *, wanted: Wanted = "all") -> States:
+        """Return last-layer states; the last layer asks only for the rows that are wanted.
+
+        Parameters
+        ----------
+        batch
+            Cells on the device of the network; may be empty, and cells may be.
+        wanted
+            ``"all"`` genes, the ``"scored"`` ones, or none but the ``"cell"``.
+
+        Returns
+        -------
+        States of shape (cell, dim) and (wanted gene, dim); exact whatever is wanted.
+        """
+        layout = Layout.of(batch, self.config.n_prefix)
+        x = self.embed_rows(batch, layout)
+        everything = Segments.same(layout.lengths)
+        for layer in self.layers[:-1]:
+            x = layer(x, everything, self._visible(batch, layout, layer))
+        last = self.layers[-1]
+        visible = self._visible(batch, layout, last)
+        if wanted == "all":
+            x = last(x, everything, visible)
+            return States(x[layout.prefix_rows[:, 0]], x[layout.gene_rows])
+        rows, is_cell, queries = self._asked(batch, layout, scored=wanted == "scored")
+        x = last(x, Segments(queries, layout.lengths), visible, rows)
+        return States(x[is_cell], x[~is_cell])
+
+    def embed_rows(self, batch: CellBatch, layout: Layout) -> Float[Tensor, "row dim"]:
+        """Return the input states: prefix and genes of each cell in turn."""
+        tokens = self.gene_embedding(batch.gene) + self.embed_values(batch)
+        x = tokens.new_empty(layout.gene_rows.numel() + layout.prefix_rows.numel(), self.config.dim)
+        x = x.index_copy(0, layout.gene_rows, tokens)
+        x = x.index_copy(0, layout.prefix_rows.flatten(), self.embed_prefix(batch).to(x.dtype))
+        return x
+
+    def embed_values(self, batch: CellBatch) -> Float[Tensor, "token dim"]:
+        """Return the value embedding of each gene; hidden and zero genes have learned ones."""
+        values = self.value_encoder(batch.value)
+        if batch.hidden is not None:
+            values = torch.where(
+                batch.hidden[:, None], self.mask_embedding.to(values.dtype), values
+            )
+        if batch.zero is not None:
+            values = torch.where(batch.zero[:, None], self.zero_embedding.to(values.dtype), values)
+        return values
+
+    def embed_prefix(self, batch: CellBatch) -> Float[Tensor, "row dim"]:
+        """Return [CLS] or [CLS, S, T] of each cell in turn."""
+        cls = self.cls.expand(batch.n_cells, 1, -1)
+        if not self.config.depth_tokens:
+            return cls.flatten(0, 1)
+        depth = self.depth_embedding + self.depth_encoder(batch.depth)
+        return torch.cat([cls, depth], dim=1).flatten(0, 1)
+
+    def _visible(
+        self, batch: CellBatch, layout: Layout, layer: nn.Module
+    ) -> Float[Tensor, " row"] | None:
+        """Return which rows are keys in a layer; None when all are."""
+        early = any(layer is own for own in self.layers[: self.config.n_layers // 2])
+        if batch.hidden is None or not early:
+            return None
+        visible = batch.value.new_ones(sum(layout.lengths))
+        visible[layout.gene_rows] = (~batch.hidden).to(visible.dtype)
+        return visible
+
+    @staticmethod
+    def _asked(
+        batch: CellBatch, layout: Layout, *, scored: bool
+    ) -> tuple[Int[Tensor, " query"], Bool[Tensor, " query"], tuple[int, ...]]:
+        """Return the rows to compute in the last layer, which of them are [CLS], and how many each cell has."""
+        cls_rows = layout.prefix_rows[:, 0]
+        if not scored or batch.scored is None:
+            return cls_rows, torch.ones_like(cls_rows, dtype=torch.bool), (1,) * batch.n_cells
+        asked = torch.zeros(sum(layout.lengths), dtype=torch.bool, device=cls_rows.device)
+        asked[layout.gene_rows] = batch.scored
+        is_cls = torch.zeros_like(asked)
+        is_cls[cls_rows] = True
+        rows = (asked | is_cls).nonzero().flatten()
+        per_cell = torch.segment_reduce(
+            (asked | is_cls).float().cpu(), "sum", lengths=torch.tensor(layout.lengths), unsafe=True
+        )
+        return rows, is_cls[rows], tuple(int(n) for n in per_cell)

@@ -1,0 +1,6 @@
+"""Plots: AnnData or metrics in, matplotlib axes out."""
+
+from cellfm.pl._curve import learning_curve
+from cellfm.pl._embedding import embedding
+
+__all__ = ["embedding", "learning_curve"]

@@ -1,0 +1,185 @@
+"""Weights folders and the networks in them."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from cellfm.errors import WeightsError
+from cellfm.genes.vocabulary import Vocabulary
+from cellfm.nn import CellFM, initialise
+from cellfm.settings import cache_dir
+from cellfm.weights.atomic import refuse_existing, replacing_folder
+from cellfm.weights.layout import (
+    CARD,
+    CONFIG,
+    GENES,
+    WEIGHTS,
+    read_description,
+    read_vocabulary,
+    write_description,
+)
+from cellfm.weights.names import check_tensors, name_table
+from cellfm.weights.protobuf_write import array_pieces
+from cellfm.weights.tensors import Tensor32, open_tensors, shapes_of, tensors_hash, write_tensors
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Pretrained:
+    """A network with the gene list that gives its tokens their meaning."""
+
+    network: CellFM
+    """In evaluation mode."""
+    vocabulary: Vocabulary
+    provenance: dict[str, str]
+    """Where the weights come from."""
+    hash: str
+    """SHA-256 of ``model.safetensors``."""
+    path: Path | None
+    """Folder the weights were read from; None for weights that are only in memory."""
+
+
+def load(path_or_name: str | Path, *, device: str | torch.device = "cpu") -> Pretrained:
+    """Read a weights folder; a missing, extra or misshapen tensor is an error.
+
+    Parameters
+    ----------
+    path_or_name
+        A weights folder, or the name of one in the cache folder (``CELLFM_CACHE``).
+    device
+        Where to put the network.
+
+    Returns
+    -------
+    The network in evaluation mode, its vocabulary and its provenance.
+
+    Raises
+    ------
+    WeightsError
+        There is no such folder, or its files are damaged or do not belong together.
+
+    Examples
+    --------
+    >>> model = cellfm.load("weights/cellfm-80m")  # doctest: +SKIP
+    """
+    folder = find(path_or_name)
+    description = read_description(folder)
+    vocabulary = read_vocabulary(folder, description)
+    with torch.device("meta"):
+        network = CellFM(description.model)
+    path = folder / WEIGHTS
+    with open_tensors(path, framework="pt", device=str(device)) as file:
+        found = shapes_of(file)
+        check_tensors(found, _shapes(network), source=str(path))
+        network.load_state_dict(
+            {name: file.get_tensor(name) for name in found}, strict=True, assign=True
+        )
+    with path.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    return Pretrained(
+        network=network.eval(),
+        vocabulary=vocabulary,
+        provenance=description.provenance,
+        hash=digest,
+        path=folder,
+    )
+
+
+def save(
+    folder: str | Path,
+    network: CellFM,
+    vocabulary: Vocabulary,
+    *,
+    card: str,
+    provenance: Mapping[str, str],
+    overwrite: bool = False,
+) -> str:
+    """Write a weights folder, complete or not at all, and return the SHA-256 of its weights.
+
+    Parameters
+    ----------
+    folder
+        Weights folder to make.
+    network
+        Its parameters are stored as float32.
+    vocabulary
+        The gene list it was trained with.
+    card
+        Text for people: data, recipe, licence, metrics.
+    provenance
+        Where the weights come from, for programs.
+    overwrite
+        Replace an existing weights folder.
+    """
+    folder = Path(folder)
+    refuse_existing(folder, overwrite=overwrite)
+    tensors = _tensors(network)
+    with replacing_folder(folder, marker=CONFIG) as new:
+        write_description(new, network.config, vocabulary, provenance)
+        digest = write_tensors(new / WEIGHTS, tensors)
+        (new / CARD).write_text(card, encoding="utf-8")
+    return digest
+
+
+def new(preset: str, vocabulary: Vocabulary, seed: int = 0) -> Pretrained:
+    """Make a network of a preset's shape with random weights.
+
+    Parameters
+    ----------
+    preset
+        Name of a preset, such as ``"cellfm-mini"``; its number of genes is that of the vocabulary.
+    vocabulary
+        Genes the network will know.
+    seed
+        Of the random weights.
+    """
+    from cellfm.config import preset as shape_of
+
+    config = replace(shape_of(preset), n_genes=len(vocabulary))
+    network = initialise(CellFM(config), torch.Generator().manual_seed(seed))
+    return Pretrained(
+        network=network.eval(),
+        vocabulary=vocabulary,
+        provenance={"source": "random weights", "preset": preset, "seed": str(seed)},
+        hash=tensors_hash(_tensors(network)),
+        path=None,
+    )
+
+
+def find(path_or_name: str | Path) -> Path:
+    """Return the weights folder of a path or name."""
+    path = Path(path_or_name).expanduser()
+    if path.is_dir():
+        return path
+    models = cache_dir() / "models"
+    is_name = len(path.parts) == 1 and path.parts[0] not in (".", "..")
+    if is_name and (models / path).is_dir():
+        return models / path
+    there = sorted(entry.parent.name for entry in models.glob(f"*/{CONFIG}"))
+    msg = (
+        f"There are no weights at {str(path_or_name)!r}: no such folder here, and {models} holds "
+        f"{', '.join(there) if there else 'no weights yet'}. Give the path of a folder with {CONFIG}, {WEIGHTS} and {GENES}. "
+        "Official CellFM weights: download their .ckpt and gene list, then run 'cellfm weights import'; random ones: "
+        "'cellfm weights new'."
+    )
+    raise WeightsError(msg)
+
+
+def _shapes(network: CellFM) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+
+
+def _tensors(network: CellFM) -> list[Tensor32]:
+    """Return a network's parameters as they are stored; the network must be what its config says."""
+    expected = {name.ours: name.shape for name in name_table(network.config)}
+    check_tensors(_shapes(network), expected, source="the network in memory")
+    return [_stored(name, tensor) for name, tensor in network.state_dict().items()]
+
+
+def _stored(name: str, tensor: torch.Tensor) -> Tensor32:
+    def pieces() -> Iterable[memoryview]:
+        return array_pieces(tensor.detach().float().cpu().numpy())
+
+    return Tensor32(name=name, shape=tuple(tensor.shape), pieces=pieces)

@@ -1,0 +1,89 @@
+"""Epochs cover every cell once; masks belong to cells; a step is a pure function."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cellfm.corpus.sample import EpochSampler, InMemoryCells
+
+quick = settings(derandomize=True, deadline=None, max_examples=60)
+LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=30)
+BUDGET = st.integers(1, 120)
+SEED = st.integers(0, 2**64 - 1)
+
+
+def make(lengths):
+    rng = np.random.default_rng(sum(lengths))
+    gene = [np.sort(rng.choice(100, n, replace=False)) + 1 for n in lengths]
+    offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
+    return InMemoryCells(
+        gene=np.concatenate(gene).astype(np.int32),
+        count=rng.integers(1, 40, offsets[-1]).astype(np.float32),
+        offsets=offsets,
+        cell=np.arange(len(lengths)) * 7,
+    )
+
+
+def arrays(batch):
+    names = ("gene", "value", "offsets", "depth", "hidden", "scored", "target")
+    return [getattr(batch, name).numpy() for name in names]
+
+
+@quick
+@given(LENGTHS, BUDGET, SEED)
+def test_every_cell_once_an_epoch_within_the_budget(lengths, budget, seed):
+    sampler = EpochSampler(make(lengths), token_budget=budget, seed=seed)
+    step = 0
+    for epoch in range(3):
+        seen = []
+        for index in range(sampler.n_batches(epoch)):
+            assert sampler.locate(step) == (epoch, index)
+            rows = sampler.rows(step)
+            assert len(rows)
+            assert len(rows) == 1 or sum(lengths[row] for row in rows) <= budget
+            seen += rows.tolist()
+            step += 1
+        assert sorted(seen) == list(range(len(lengths)))
+
+
+@quick
+@given(
+    LENGTHS,
+    st.fixed_dictionaries({"token_budget": BUDGET, "seed": SEED, "thin": st.booleans()}),
+    st.lists(st.integers(0, 60), min_size=1, max_size=5),
+)
+def test_a_step_is_a_pure_function(lengths, options, steps):
+    cells = make(lengths)
+    straight = EpochSampler(cells, **options)
+    for step in range(max(steps) + 1):
+        straight.rows(step)
+    for step in steps:  # in any order, on an old sampler and on a new one
+        resumed = EpochSampler(cells, **options).batch(step)
+        for one, other in zip(arrays(straight.batch(step)), arrays(resumed), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@quick
+@given(LENGTHS, SEED, st.integers(0, 4), st.booleans())
+def test_what_a_cell_shows_does_not_depend_on_its_batch(lengths, seed, epoch, thin):
+    cells = make(lengths)
+    drawn = {}
+    for budget in (1, 37, 10**6):
+        sampler = EpochSampler(cells, token_budget=budget, seed=seed, thin=thin)
+        first = sum(sampler.n_batches(earlier) for earlier in range(epoch))
+        for step in range(first, first + sampler.n_batches(epoch)):
+            batch = sampler.batch(step)
+            for position, row in enumerate(sampler.rows(step).tolist()):
+                alone = arrays(batch.cells(position, position + 1))
+                for one, other in zip(alone, drawn.setdefault(row, alone), strict=True):
+                    np.testing.assert_array_equal(one, other)
+
+
+@quick
+@given(LENGTHS, st.floats(0, 1), SEED)
+def test_splits_are_whole_and_disjoint(lengths, fraction, seed):
+    cells = make(lengths)
+    train, held_out = cells.split(fraction, seed=seed)
+    assert sorted([*train.cell, *held_out.cell]) == cells.cell.tolist()
+    assert len(held_out) == round(fraction * len(cells))
+    assert train.offsets[-1] + held_out.offsets[-1] == cells.offsets[-1]

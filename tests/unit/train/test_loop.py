@@ -1,0 +1,202 @@
+import json
+import os
+import signal
+import threading
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cellfm.config import PretrainConfig, load, to_dict
+from cellfm.errors import ConfigError, ResumeError
+from cellfm.train import NonFiniteLossError, list_checkpoints
+
+
+def assert_same_run(job, one, other):
+    """Same weights, moments, totals and metrics."""
+    for file in ("model.safetensors", "optimizer.safetensors"):
+        left, right = load_file(job.newest(one) / file), load_file(job.newest(other) / file)
+        assert left.keys() == right.keys()
+        for name, tensor in left.items():
+            assert torch.equal(tensor, right[name]), name
+    assert job.lines(one) == job.lines(other)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_resume_is_bit_exact(job, precision):
+    job = job.changed("run", precision=precision)
+    first, second = job.network(), job.network()
+    whole = job.train("straight", first)
+    assert (whole.step, whole.finished) == (20, True)
+    # 10 is no multiple of the steps between lines, evaluations or checkpoints.
+    half = job.train("parts", stop_after=10)
+    assert (half.step, half.finished, half.held_out) == (10, False, None)
+    torch.rand(7)  # the caller's generator has moved on in between
+    assert job.train("parts", second) == replace(whole, folder=job.root / "parts")
+    assert_same_run(job, "straight", "parts")
+    for (name, left), right in zip(first.named_parameters(), second.parameters(), strict=True):
+        assert torch.equal(left, right), name
+
+
+def test_resume_after_a_kill_repeats_the_lost_steps(job):
+    class Killed(Exception):
+        pass
+
+    def kill(step):
+        if step == 10:
+            raise Killed
+
+    with pytest.raises(Killed):
+        job.train("killed", progress=kill)
+    assert job.newest("killed").name == "step-00000006"
+    with job.folder("killed").metrics.open("a") as file:
+        file.write('{"kind": "train", "step": 1')  # torn by the kill
+    (job.folder("killed").checkpoints / ".step-00000012.partial").mkdir()
+    job.train("killed")
+    job.train("straight")
+    assert_same_run(job, "straight", "killed")
+    assert not list(job.folder("killed").checkpoints.glob(".*"))
+
+
+def test_dropout_is_on_and_belongs_to_the_seed(job):
+    for name, seed in {"a": 5, "b": 5, "c": 6}.items():
+        job.changed("run", seed=seed).train(name, stop_after=3)
+    a, b, c = (job.lines(name)[0]["loss"] for name in "abc")
+    assert a == b != c
+
+
+def test_the_process_is_left_as_it_was(job):
+    network, handler = job.network(), signal.getsignal(signal.SIGINT)
+    before = torch.get_rng_state()
+    job.train("run", network, stop_after=2)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_loss_falls_below_the_gene_mean(job):
+    job = job.changed("model", dropout=0.0, n_layers=2, dim=32)
+    job = job.changed("optim", lr=6e-3).changed("schedule", n_steps=300, warmup_steps=10)
+    job = job.changed("run", log_every=50, eval_every=150)
+    score = job.train("run").held_out
+    train = [line["loss"] for line in job.lines("run") if line["kind"] == "train"]
+    assert train[-1] < 0.1 * train[0]
+    assert score.gene_loss < 0.1 * score.gene_mean_loss
+    assert score.cell_loss < 0.5 * score.gene_mean_loss
+    assert [line["step"] for line in job.lines("run") if line["kind"] == "held_out"] == [150, 300]
+
+
+def test_run_folder(job):
+    steps = []
+    job.train("run", progress=steps.append)
+    assert steps == list(range(1, 21))
+    folder = job.folder("run")
+    assert load(PretrainConfig, folder.path / "config.json") == job.config
+    about = json.loads((folder.path / "run.json").read_text())
+    assert about["vocabulary"] == "a" * 64
+    assert about["versions"]["torch"] == torch.__version__
+    assert [path.name for path in list_checkpoints(folder)] == ["step-00000018", "step-00000020"]
+    state = json.loads((job.newest("run") / "state.json").read_text())
+    assert (state["step"], state["epoch"], state["position"]) == (20, 2, 6)
+    assert state["config"] == to_dict(job.config)
+    assert state["vocabulary"] == "a" * 64
+
+
+def test_metrics(job):
+    job.train("run")
+    train = [line for line in job.lines("run") if line["kind"] == "train"]
+    assert [line["step"] for line in train] == [3, 6, 9, 12, 15, 18, 20]
+    assert [line["epoch"] for line in train] == [0, 0, 1, 1, 2, 2, 2]
+    assert train[-1]["cells"] == 20 * 6
+    assert train[-1]["tokens"] == sum(job.sampler.batch(step).n_tokens for step in range(20))
+    assert train[0]["lr"] == job.config.optim.lr
+    assert train[0]["loss"] == pytest.approx(train[0]["gene_loss"] + train[0]["cell_loss"])
+    rest = {"grad_norm", "gene_loss", "cell_loss"}
+    assert train[0].keys() == {"kind", "step", "epoch", "lr", "loss", "cells", "tokens"} | rest
+
+
+def test_a_finished_run_is_only_scored(job):
+    once = job.train("run")
+    before = job.lines("run")
+
+    def refuse(step):
+        pytest.fail("a finished run took another step")
+
+    assert job.train("run", progress=refuse) == once
+    assert job.lines("run") == before
+
+
+def test_other_settings_are_refused(job):
+    job.train("run", stop_after=1)
+    message = (
+        r"holds a run with other settings: optim.lr \(0.003 there, 1.0 now\), vocabulary \(a{12} there, b{12} now\)"
+        r". Resume with the settings it began with, or choose a new folder"
+    )
+    with pytest.raises(ResumeError, match=message):
+        replace(job, vocabulary="b" * 64).changed("optim", lr=1.0).train("run")
+
+
+def test_a_network_of_another_shape_is_refused(job):
+    other = job.changed("model", n_layers=1).network()
+    with pytest.raises(
+        ConfigError, match=r"The network is ModelConfig\(.*Build the network from config.model"
+    ):
+        job.train("run", other)
+    assert not list(job.root.iterdir())
+
+
+def test_a_loss_that_is_not_finite_changes_nothing(job):
+    network, weights = job.network(), {}
+
+    def copy(step):
+        weights.update({name: x.clone() for name, x in network.state_dict().items()})
+
+    poisoned = replace(job, sampler=replace(job.sampler, poison=8))
+    message = r"Step 8: the loss is nan and the norm of its gradient nan; .* Check the counts .* lower optim.lr"
+    with pytest.raises(NonFiniteLossError, match=message):
+        poisoned.train("run", network, progress=copy)
+    assert job.newest("run").name == "step-00000006"
+    for name, x in network.state_dict().items():
+        assert torch.equal(x, weights[name]), name
+
+
+@pytest.mark.parametrize("how", ["signal", "raised"])
+def test_ctrl_c_writes_a_checkpoint(job, how):
+    handler = signal.getsignal(signal.SIGINT)
+
+    def interrupt(step):
+        if step == 4 and how == "signal":
+            os.kill(os.getpid(), signal.SIGINT)
+        elif step == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        job.train("stopped", progress=interrupt)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert job.newest("stopped").name == "step-00000004"
+    job.train("stopped")
+    job.train("straight")
+    assert_same_run(job, "straight", "stopped")
+
+
+def test_a_second_ctrl_c_does_not_wait(job, monkeypatch):
+    from cellfm.train import loop
+
+    def interrupted(*args, **kwargs):
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        pytest.fail("the step went on")
+
+    monkeypatch.setattr(loop, "train_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        job.train("run")
+    assert not list_checkpoints(job.folder("run"))
+
+
+def test_outside_the_main_thread(job):
+    results = []
+    thread = threading.Thread(target=lambda: results.append(job.train("run", stop_after=1)))
+    thread.start()
+    thread.join()
+    assert results[0].step == 1
