@@ -1,21 +1,15 @@
 """Five optimiser steps against the original MindSpore model, optimiser and clipping."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from cellfm.batch import CellBatch
 from cellfm.config import OptimConfig
 from cellfm.nn import masked_expression_loss
 from cellfm.train import build_optimizer, train_step
-from cellfm.weights.folder import load
-from cellfm.weights.mindspore import import_checkpoint
-from cellfm.weights.names import name_table
+from tests.parity.fixtures import imported, numbers, ragged, their_names
 
-FIXTURES = Path(__file__).resolve().parents[1] / "data" / "parity"
 PUBLISHED = OptimConfig(
     kind="adam", lr=1e-3, weight_decay=1e-5, clip_norm=1.0, clip_per="tensor", decay="published"
 )
@@ -25,33 +19,13 @@ TRAJECTORY = 1e-4
 CANCELLATION = 1e-6
 
 
-def fixture_batch() -> CellBatch:
-    """The padded inputs of the fixture as a ragged batch."""
-    with np.load(FIXTURES / "tiny_cellfm.npz") as inputs:
-        gene, value = inputs["in/nonz_gene"], inputs["in/raw_nzdata"]
-        shown, scored = inputs["in/masked_nzdata"][..., 0], inputs["in/mask_gene"]
-    valid = gene > 0
-    return CellBatch(
-        gene=torch.from_numpy(gene[valid]).long(),
-        value=torch.from_numpy(value[valid]),
-        offsets=torch.from_numpy(np.concatenate([[0], valid.sum(1).cumsum()])),
-        depth=torch.zeros(len(gene), 2),
-        hidden=torch.from_numpy(shown[valid] == 0),
-        scored=torch.from_numpy(scored[valid] == 1),
-        target=torch.from_numpy(value[valid]),
-    )
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("adam5")
-    genes = folder / "genes.csv"
-    genes.write_text("symbol\n" + "\n".join(f"GENE{i}" for i in range(1, 101)) + "\n")
-    import_checkpoint(FIXTURES / "tiny_cellfm.ckpt", genes, folder / "model", n_heads=4)
-    network = load(folder / "model").network.eval()  # the fixtures were made without dropout
+    network = imported("tiny_cellfm", folder)
     optimizer = build_optimizer(network, PUBLISHED)
-    batch = fixture_batch()
-    theirs = {name.ours: name.theirs for name in name_table(network.config)}
+    _, batch = ragged(numbers("tiny_cellfm"))
+    theirs = their_names(network)
     losses, clipped = [], {}
     for step in range(5):
         result = train_step(
@@ -73,12 +47,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
 
 
 def golden(prefix: str) -> dict[str, np.ndarray]:
-    with np.load(FIXTURES / "tiny_cellfm_adam5.npz") as numbers:
-        return {
-            key.removeprefix(prefix): numbers[key]
-            for key in numbers.files
-            if key.startswith(prefix)
-        }
+    found = numbers("tiny_cellfm_adam5")
+    return {key.removeprefix(prefix): found[key] for key in found if key.startswith(prefix)}
 
 
 def test_losses(trained):
@@ -108,9 +78,9 @@ def test_values(trained):
 def test_norms_and_sums(trained, kind):
     _, _, ours = trained
     measure: Callable[[np.ndarray], float] = np.linalg.norm if kind == "norm" else np.sum
-    numbers = golden(f"{kind}/")
-    assert numbers.keys() == ours.keys()
-    for name, expected in numbers.items():
+    found_there = golden(f"{kind}/")
+    assert found_there.keys() == ours.keys()
+    for name, expected in found_there.items():
         found = measure(ours[name].ravel())
         slack = CANCELLATION * np.abs(ours[name]).sum()
         np.testing.assert_allclose(found, expected, rtol=TRAJECTORY, atol=slack, err_msg=name)

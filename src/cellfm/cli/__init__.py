@@ -92,7 +92,9 @@ def run(arguments: Sequence[str]) -> int:
     except CycloptsError:  # printed by cyclopts
         return USER_ERROR
     except KeyboardInterrupt:
-        _complain("Interrupted. Run the same command again to go on where that is possible.")
+        _complain(
+            "Interrupted. 'cellfm embed' goes on by the same command, 'cellfm pretrain' by the same with --resume."
+        )
         return INTERRUPTED
     except (CellFMError, OSError) as error:
         if debug:
