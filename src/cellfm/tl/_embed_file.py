@@ -173,10 +173,11 @@ class _Work:
         self.routed: bool | None = None
         self.covered: list[float] = []
         self._saved = time.monotonic()
-        if overwrite and folder.exists() and self._read_note().get("job") != self.job:
-            shutil.rmtree(folder)
+        note = self._read_note(damaged_is_nothing=overwrite)
+        if overwrite and note.get("job") != self.job:
+            shutil.rmtree(folder, ignore_errors=True)
+            note = {}
         folder.mkdir(parents=True, exist_ok=True)
-        note = self._read_note()
         if note and note["job"] != self.job:
             theirs = note["job"]
             different = sorted(key for key in self.job if theirs.get(key) != self.job[key])
@@ -196,12 +197,14 @@ class _Work:
         if not self.note.is_file():
             shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _read_note(self) -> dict[str, Any]:
+    def _read_note(self, *, damaged_is_nothing: bool) -> dict[str, Any]:
         if not self.note.is_file():
             return {}
         try:
             note = json.loads(self.note.read_text())
         except ValueError as error:
+            if damaged_is_nothing:
+                return {}
             msg = f"{self.note} is damaged ({error}). Delete the folder {self.folder} and start again."
             raise ResumeError(msg) from error
         return note if isinstance(note, dict) else {}
