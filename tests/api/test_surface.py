@@ -8,11 +8,12 @@ import pytest
 from cyclopts import App
 
 import cellfm
-from cellfm import cli, pp, tl
+from cellfm import cli, pl, pp, tl
 from cellfm.cli import split_docstring
 
 NAMES = {"Pretrained", "__version__", "load", "pl", "pp", "tl"}
 TOOLS = {"EmbedSummary", "embed", "embed_file", "gene_embeddings", "pretrain", "pretrain_file"}
+PLOTS = {"embedding", "learning_curve"}
 CHECKS = {"FileCheck", "check_counts", "check_file", "match_genes"}
 COMMANDS = {
     "demo",
@@ -32,7 +33,8 @@ def test_public_names() -> None:
     assert set(dir(cellfm)) == NAMES
     assert set(tl.__all__) == TOOLS
     assert set(pp.__all__) == CHECKS
-    for room in (cellfm, tl, pp):
+    assert set(pl.__all__) == PLOTS
+    for room in (cellfm, tl, pp, pl):
         for name in room.__all__:
             assert getattr(room, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'embedd'"):

@@ -87,7 +87,6 @@ def test_existing_run_is_only_gone_on_with_when_asked(
             ["debug", "data.thin=true", "--layer", "logged", "--scale", "log1p"],
             "Set data.thin=false",
         ),
-        (["debug", "data.max_genes=100"], "Set data.max_genes=null"),
         (["debug", "--device", "abacus"], "The device 'abacus' cannot be used"),
         (["debug", "--layer", "spliced"], "no layer 'spliced'"),
         (["debug", "--layer", "logged"], "log1p-normalised"),

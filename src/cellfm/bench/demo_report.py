@@ -76,11 +76,10 @@ def verdict(table: ProbeTable | None, held_out: "HeldOutScore") -> tuple[str, ..
     held_out
         Loss of the trained network and of each gene's mean.
     """
-    best = min(held_out.gene_loss, held_out.cell_loss)
-    against = "below" if best < held_out.gene_mean_loss else "not below"
+    line = held_out.gene_mean_loss
     loss = (
-        f"Hidden values of cells not trained on: mean squared error {best:.3f}, {against} the {held_out.gene_mean_loss:.3f} of "
-        "predicting each gene's mean."
+        f"Hidden values of cells not trained on, mean squared error: gene-wise decoder {_against(held_out.gene_loss, line)}; "
+        f"cell-wise decoder {_against(held_out.cell_loss, line)}."
     )
     if table is None:
         return (
@@ -88,6 +87,11 @@ def verdict(table: ProbeTable | None, held_out: "HeldOutScore") -> tuple[str, ..
             "No labels were given, so nothing was probed and no method can be said to win.",
         )
     return (loss, *_ranking(table), *(_difference(difference) for difference in table.differences))
+
+
+def _against(loss: float, line: float) -> str:
+    comparison = "below" if loss < line else "not below"
+    return f"{loss:.3f}, {comparison} the {line:.3f} of predicting each gene's mean"
 
 
 def _ranking(table: ProbeTable) -> list[str]:

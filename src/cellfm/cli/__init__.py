@@ -62,7 +62,7 @@ weights.command(
 weights.command("cellfm.cli.weights:show", help="Print what a weights folder holds.")
 weights.command(
     "cellfm.cli.weights:new",
-    help="Make a weights folder with random weights and all HGNC protein-coding and non-coding RNA genes.",
+    help="Make a weights folder with random weights over the default genes.",
 )
 
 
@@ -100,7 +100,8 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         _complain(_message(error))
-        return USER_ERROR if isinstance(error, CellFMError) else FAILED
+        inputs = isinstance(error, CellFMError) and not isinstance(error, ArithmeticError)
+        return USER_ERROR if inputs else FAILED
     return 0
 
 

@@ -109,7 +109,7 @@ def show(folder: Path) -> None:
 
 
 def new(preset: str, out: Path, *, seed: int = 0) -> None:
-    """Make a weights folder with random weights and all HGNC protein-coding and non-coding RNA genes.
+    """Make a weights folder with random weights over the default genes.
 
     Parameters
     ----------

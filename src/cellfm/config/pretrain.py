@@ -31,8 +31,6 @@ class DataConfig:
     """Expressed genes of all cells of a batch together; a batch is cut by this, not by a number of cells."""
     held_out: float = 0.1
     """Fraction of the cells that is never trained on and judges the model."""
-    max_genes: int | None = None
-    """Keep at most this many genes of a cell, the highest counts first; null keeps all."""
     scored_fraction: float = 0.2
     """Fraction of a cell's genes that enters the loss."""
     hidden_fraction: float = 0.8
@@ -42,8 +40,6 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _at_least(self, token_budget=1)
-        if self.max_genes is not None:
-            _at_least(self, max_genes=1)
         _within(self, "held_out", "[0, 1)", inside=0.0 <= self.held_out < 1.0)
         _within(self, "scored_fraction", "(0, 1]", inside=0.0 < self.scored_fraction <= 1.0)
         _within(self, "hidden_fraction", "[0, 1]", inside=0.0 <= self.hidden_fraction <= 1.0)

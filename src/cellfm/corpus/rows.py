@@ -214,7 +214,7 @@ class _Guarded:
 def _table(file: "h5py.File", key: str, path: Path) -> "pd.DataFrame":
     """Load `obs` or `var`."""
     import pandas as pd
-    from anndata.io import read_elem  # type: ignore[import-untyped]
+    from anndata.io import read_elem
 
     if key not in file:
         hint = "use_raw=True needs .raw" if key.startswith("raw/") else "expected an h5ad file"

@@ -61,6 +61,10 @@ def learning_curve(metrics: Path | str | Metrics, *, ax: "Axes | None" = None) -
     _line(ax, held_out, "cell_loss", "held out, cell-wise decoder")
     _line(ax, held_out, "gene_mean_loss", "held out, each gene's mean")
     ax.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    if held_out:
+        # The first training steps are far above everything that is to be seen.
+        names = ("gene_loss", "cell_loss", "gene_mean_loss")
+        ax.set_ylim(top=1.5 * max(float(line[name]) for line in held_out for name in names))
     ax.legend(frameon=False, fontsize=8)
     return ax
 

@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cellfm.corpus.adata import anndata_source, gene_names_of
 from cellfm.corpus.counts import Scale
 from cellfm.corpus.counts import check_counts as check_block
-from cellfm.corpus.rows import RowSource, h5ad_source, row_source
-from cellfm.errors import CountsError, DataError
+from cellfm.corpus.rows import RowSource, h5ad_source
+from cellfm.errors import CountsError
 from cellfm.genes import GeneReport, Vocabulary, resolve
 from cellfm.weights.folder import Pretrained, find
 from cellfm.weights.layout import read_description, read_vocabulary
 
 if TYPE_CHECKING:
-    import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
@@ -72,7 +72,7 @@ def check_counts(
     --------
     >>> cellfm.pp.check_counts(adata, layer="counts")  # doctest: +SKIP
     """
-    source, _ = _select(adata, layer=layer, use_raw=use_raw)
+    source, _ = anndata_source(adata, layer=layer, use_raw=use_raw)
     _read(source, scale=scale)
 
 
@@ -122,8 +122,8 @@ def match_genes(
     --------
     >>> print(cellfm.pp.match_genes(adata, model).to_text())  # doctest: +SKIP
     """
-    source, var = _select(adata, layer=layer, use_raw=use_raw)
-    vocabulary, names = _vocabulary(model), _names(var, gene_names)
+    source, var = anndata_source(adata, layer=layer, use_raw=use_raw)
+    vocabulary, names = _vocabulary(model), gene_names_of(var, gene_names)
     resolve(names, vocabulary, min_matched=min_matched)  # refuses before the counts are read
     totals = _read(source, scale=scale)
     return resolve(names, vocabulary, totals=totals, min_matched=min_matched).report
@@ -168,7 +168,7 @@ def check_file(
     """
     vocabulary = _vocabulary(model)
     with h5ad_source(source, layer=layer, use_raw=use_raw) as (rows, _, var):
-        names = _names(var, gene_names)
+        names = gene_names_of(var, gene_names)
         match = resolve(names, vocabulary, min_matched=min_matched)
         known = np.zeros(rows.n_rows)
         try:
@@ -227,40 +227,3 @@ def _vocabulary(model: Pretrained | Vocabulary | str | Path | None) -> Vocabular
         return model.vocabulary
     folder = find(model)
     return read_vocabulary(folder, read_description(folder))
-
-
-def _names(var: "pd.DataFrame", gene_names: str | None) -> list[object]:
-    if gene_names is None:
-        return list(var.index)
-    if gene_names not in var.columns:
-        msg = (
-            f"There is no column {gene_names!r} in var; it has {', '.join(map(str, var.columns)) or 'no columns'}. "
-            "Name one of these by gene_names=…, or none for the index."
-        )
-        raise DataError(msg)
-    return list(var[gene_names])
-
-
-def _select(
-    adata: "AnnData", *, layer: str | None, use_raw: bool
-) -> tuple[RowSource, "pd.DataFrame"]:
-    """Return the matrix that was asked for and the table of its genes."""
-    if layer is not None and use_raw:
-        msg = f"Both layer={layer!r} and use_raw=True were given; choose one of the two."
-        raise DataError(msg)
-    if use_raw:
-        if adata.raw is None:
-            msg = (
-                "use_raw=True was given, but adata.raw is empty. Leave it out, or give layer=NAME."
-            )
-            raise DataError(msg)
-        return row_source(adata.raw.X), adata.raw.var
-    if layer is None:
-        return row_source(adata.X), adata.var
-    if layer not in adata.layers:
-        msg = (
-            f"There is no layer {layer!r}; adata has {', '.join(adata.layers) or 'no layers'}. "
-            "Give one of these, or none for X."
-        )
-        raise DataError(msg)
-    return row_source(adata.layers[layer]), adata.var

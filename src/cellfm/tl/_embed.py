@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellfm._version import __version__
+from cellfm.corpus.adata import anndata_source, gene_names_of
 from cellfm.corpus.counts import Scale
-from cellfm.corpus.rows import RowSource, row_source
 from cellfm.errors import DataError, OutputExistsError
 from cellfm.genes import GeneMatch, GeneTable, Vocabulary, resolve
 from cellfm.nn.kernels.cell_state import Precision
@@ -135,7 +135,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
     groups = groups_of(adata.obs, genes=genes)
     keys = [f"{key_added}_{name}" for name in groups.names] if groups else []
     _refuse_existing(adata, key_added, keys, overwrite=overwrite)
-    source, var = matrix_of(adata, options)
+    source, var = anndata_source(adata, layer=layer, use_raw=use_raw)
     if groups and list(var.index) != list(adata.var_names):
         msg = (
             f"genes={genes!r} writes to adata.varm, but the {len(var):,} genes of adata.raw are not the {adata.n_vars:,} of "
@@ -172,6 +172,10 @@ def gene_embeddings(model: Pretrained | str | Path) -> "AnnData":
     Returns
     -------
     Genes × dim; ``obs`` has token, symbol, HGNC id, Ensembl id and locus group, ``uns["cellfm"]`` the weights hash.
+
+    Examples
+    --------
+    >>> cellfm.tl.gene_embeddings("my-model")["CD3E"].X  # doctest: +SKIP
     """
     import pandas as pd
     from anndata import AnnData
@@ -195,32 +199,10 @@ def gene_embeddings(model: Pretrained | str | Path) -> "AnnData":
     return AnnData(table, obs=obs, uns={"cellfm": {"weights_hash": pretrained.hash}})
 
 
-def matrix_of(adata: "AnnData", options: EmbedOptions) -> tuple[RowSource, "pd.DataFrame"]:
-    """Return the matrix that holds the counts, and the table of its genes."""
-    if options.layer is not None and options.use_raw:
-        msg = f"Both layer={options.layer!r} and use_raw=True were given; choose one of the two."
-        raise DataError(msg)
-    if options.use_raw:
-        if adata.raw is None:
-            msg = "use_raw=True, but adata.raw is empty. Give layer=NAME, or leave both out to use adata.X."
-            raise DataError(msg)
-        return row_source(adata.raw.X), adata.raw.var
-    if options.layer is None:
-        return row_source(adata.X), adata.var
-    if options.layer not in adata.layers:
-        msg = f"There is no layer {options.layer!r}; adata has {list(adata.layers) or 'no layers'}."
-        raise DataError(msg)
-    return row_source(adata.layers[options.layer]), adata.var
-
-
 def match_genes(var: "pd.DataFrame", vocabulary: Vocabulary, options: EmbedOptions) -> GeneMatch:
     """Resolve ``var_names``, or the column that was asked for."""
-    column = options.gene_names
-    if column is not None and column not in var.columns:
-        msg = f"There is no column {column!r} in var; it has {list(map(str, var.columns)) or 'no columns'}."
-        raise DataError(msg)
-    names = var.index if column is None else var[column]
-    return resolve(list(names), vocabulary, min_matched=options.min_matched)
+    names = gene_names_of(var, options.gene_names)
+    return resolve(names, vocabulary, min_matched=options.min_matched)
 
 
 def groups_of(obs: "pd.DataFrame", *, genes: bool | str) -> Groups | None:

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellfm.config import PretrainConfig
+from cellfm.corpus.adata import anndata_source
 from cellfm.corpus.counts import Scale
 from cellfm.corpus.rows import h5ad_source
 from cellfm.genes import Vocabulary
-from cellfm.tl._embed import matrix_of
 from cellfm.tl._pretrain_job import PretrainJob, Progress
 from cellfm.tl._states import EmbedOptions
 from cellfm.train import RunResult
@@ -37,8 +37,7 @@ def pretrain(  # noqa: PLR0913 - the arguments of a user's question
     adata
         Cells × genes; its tokens are kept in memory.
     config
-        From ``cellfm.config.load(PretrainConfig, "cellfm-mini", ["schedule.n_steps=500"])``; the vocabulary's size
-        replaces ``model.n_genes``.
+        Of ``cellfm.config.load``; the vocabulary's size replaces ``model.n_genes``.
     out
         Run folder to make.
     layer
@@ -77,7 +76,8 @@ def pretrain(  # noqa: PLR0913 - the arguments of a user's question
 
     Examples
     --------
-    >>> config = cellfm.config.load(PretrainConfig, "cellfm-mini")  # doctest: +SKIP
+    >>> from cellfm.config import PretrainConfig, load
+    >>> config = load(PretrainConfig, "cellfm-mini", ["schedule.n_steps=500"])
     >>> cellfm.tl.pretrain(adata, config, "runs/mini").held_out  # doctest: +SKIP
     """
     options = EmbedOptions(layer=layer, use_raw=use_raw, gene_names=gene_names, scale=scale)
@@ -90,7 +90,7 @@ def pretrain(  # noqa: PLR0913 - the arguments of a user's question
         device=device,
         origin="an AnnData in memory",
     )
-    source, var = matrix_of(adata, options)
+    source, var = anndata_source(adata, layer=layer, use_raw=use_raw)
     return job.run(source, var, progress)
 
 

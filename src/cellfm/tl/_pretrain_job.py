@@ -19,6 +19,7 @@ from cellfm.corpus.sample import EpochSampler, evaluation_batches
 from cellfm.errors import ConfigError, DataError, OutputExistsError, ResumeError
 from cellfm.genes import GeneReport, Vocabulary
 from cellfm.nn import CellFM, initialise
+from cellfm.tl._device import choose_device
 from cellfm.tl._embed import match_genes
 from cellfm.tl._states import EmbedOptions
 from cellfm.train import HeldOut, RunFolder, RunResult
@@ -85,8 +86,6 @@ class PretrainJob:
     ) -> "PretrainJob":
         """Check what can be checked before any data are read."""
         _check_data_config(config, options.scale)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        _check_device(device)
         _check_folder(out, resume=resume)
         if vocabulary is None:
             begun = out / GENES
@@ -96,7 +95,7 @@ class PretrainJob:
             out=out,
             options=options,
             vocabulary=vocabulary,
-            device=device,
+            device=choose_device(device),
             origin=origin,
         )
 
@@ -255,22 +254,6 @@ def _check_data_config(config: PretrainConfig, scale: Scale) -> None:
             "(layer=NAME, use_raw=True)."
         )
         raise ConfigError(msg)
-    if config.data.max_genes is not None:
-        msg = (
-            f"data.max_genes is {config.data.max_genes}, but training from memory uses every expressed gene of a cell: batches "
-            "are ragged and need no limit. Set data.max_genes=null; data.token_budget bounds the memory."
-        )
-        raise ConfigError(msg)
-
-
-def _check_device(device: str) -> None:
-    """Refuse a device that is not here before hours of reading."""
-    try:
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        msg = f"The device {device!r} cannot be used: {reason} Give cpu, or a device that torch knows on this machine."
-        raise ConfigError(msg) from error
 
 
 def _check_folder(out: Path, *, resume: bool) -> None:

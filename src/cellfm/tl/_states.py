@@ -18,6 +18,8 @@ from cellfm.errors import ConfigError
 from cellfm.genes import GeneMatch, GeneReport
 from cellfm.nn.kernels.cell_state import CellStates, Precision
 from cellfm.nn.kernels.routing import fp32_routing, routing_pays
+from cellfm.nn.kernels.workers import workers
+from cellfm.tl._device import choose_device
 from cellfm.weights.folder import Pretrained, load
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ Empty = Literal["error", "nan"]
 BLOCK = 256  # rows read, encoded and saved at a time
 CPU_TOKENS = 3072  # of width 1,536: what the caches hold
 CPU_WIDTH = 1536
-MOST_CPU_TOKENS = 32_768
+MOST_CPU_TOKENS = 6144
 GPU_TOKENS = 32_768
 TABLE_PAYS = 64  # cells from which looking up the first layer beats multiplying it
 
@@ -81,9 +83,8 @@ def as_model(model: Pretrained | str | Path, device: str | None) -> Pretrained:
     A model that was passed in is copied when it must move, never moved.
     """
     if not isinstance(model, Pretrained):
-        chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return load(model, device=chosen)
-    if device is None or torch.device(device) == model.network.cls.device:
+        return load(model, device=choose_device(device))
+    if device is None or torch.device(choose_device(device)) == model.network.cls.device:
         return model
     return replace(model, network=deepcopy(model.network).to(device))
 
@@ -166,25 +167,34 @@ class StateEncoder:
             refuse_empty_rows(empty + first_row, n_rows=self.n_cells)
         self._cover(block)
         states = np.empty((batch.n_cells, self.dim), np.float32)
-        with self._products():
-            for start, stop, part in self._parts(batch):
-                states[start:stop] = self._states_of(part, first_row + start)
+        parts = list(self._parts(batch))
+        with self._products(), workers(self.device) as pool:
+            # In order, so that the sums of gene states do not depend on which worker is faster.
+            for (start, part), (cell, gene) in zip(
+                parts, pool.map(self._states_of, parts), strict=True
+            ):
+                states[start : start + part.n_cells] = cell.numpy()
+                if self.sums is not None and gene is not None:
+                    self.sums.add(part, gene, first_row + start)
         states[empty] = np.nan
         return states
 
-    def _states_of(self, part: CellBatch, first_row: int) -> "NDArray[np.float32]":
+    @torch.inference_mode()
+    def _states_of(
+        self, located: tuple[int, CellBatch]
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return cell states, and gene states if they are wanted, on the CPU."""
+        part = located[1].to(self.device)
         if self.sums is None:
-            return self.states(part.to(self.device)).cpu().numpy()
-        with torch.inference_mode():
-            both = self.network.encode(part.to(self.device))
-        self.sums.add(part, both.gene.cpu(), first_row)
-        return both.cell.cpu().numpy()
+            return self.states(part).cpu(), None
+        both = self.network.encode(part)
+        return both.cell.cpu(), both.gene.cpu()
 
-    def _parts(self, batch: CellBatch) -> Iterator[tuple[int, int, CellBatch]]:
-        """Cut a batch into runs of cells within the token budget."""
+    def _parts(self, batch: CellBatch) -> Iterator[tuple[int, CellBatch]]:
+        """Cut a batch into runs of cells within the token budget, each with its first row."""
         edges = cut(batch.offsets.numpy(), self.token_budget)
         for start, stop in pairwise(edges.tolist()):
-            yield start, stop, batch.cells(start, stop)
+            yield start, batch.cells(start, stop)
 
     def _cover(self, block: "csr_matrix") -> None:
         counts = np.expm1(block.data) if self.options.scale == "log1p" else block.data

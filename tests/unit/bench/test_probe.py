@@ -138,7 +138,9 @@ def test_unusable_arrays_are_refused() -> None:
     with pytest.raises(DataError, match="'x' has NaN or infinite values in 1 of 60 cells"):
         probe_table({"x": broken}, labels, train, seed=SEED)
     few = np.arange(60) < 5
-    with pytest.raises(DataError, match="There are 5 training cells .* at least 10 training cells"):
+    with pytest.raises(
+        DataError, match=r"There are 5 training cells .* at least 10 training cells"
+    ):
         probe_table({"x": states}, labels, few, seed=SEED)
     with pytest.raises(DataError, match="40 training cells of 1 classes"):
         probe_table({"x": states}, np.full(60, "a"), train, seed=SEED)

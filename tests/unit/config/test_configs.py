@@ -22,7 +22,6 @@ SHAPE = {"n_genes": 8, "dim": 4, "n_layers": 1, "n_heads": 2}
     ("config", "fields", "message"),
     [
         (DataConfig, {"token_budget": 0}, "DataConfig.token_budget is 0; it must be at least 1."),
-        (DataConfig, {"max_genes": 0}, "DataConfig.max_genes is 0; it must be at least 1."),
         (DataConfig, {"held_out": 1.0}, "DataConfig.held_out is 1.0; it must be in [0, 1)."),
         (
             DataConfig,

@@ -30,7 +30,7 @@ def test_every_recipe_loads_and_goes_round(name):
 
 
 def test_resolved_config_is_a_recipe(tmp_path):
-    config = load(PretrainConfig, "debug", ["optim.lr=1e-5", "data.max_genes=7"])
+    config = load(PretrainConfig, "debug", ["optim.lr=1e-5", "data.token_budget=7"])
     path = tmp_path / "config.json"
     path.write_text(json.dumps(to_dict(config)))
     assert load(PretrainConfig, path) == config
@@ -44,7 +44,7 @@ def test_overrides():
             "optim.lr=1e-4",
             "optim.betas=[0.8, 0.9]",
             "run={seed: 3}",
-            "data.max_genes=5",
+            "data.token_budget=5",
             "run.seed=4",
         ],
     )
@@ -52,7 +52,7 @@ def test_overrides():
     assert config.optim.betas == (0.8, 0.9)
     assert config.run.seed == 4
     assert config.run.log_every == 1
-    assert config.data.max_genes == 5
+    assert config.data.token_budget == 5
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.e-4", "+1e-4", "0.0001"])

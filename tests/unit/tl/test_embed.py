@@ -94,7 +94,7 @@ def test_layer_raw_and_gene_names(adata, model):
         states(other, model, gene_names="symbol")
     with pytest.raises(GeneMatchError, match="gene_names="):
         states(other, model, layer="counts")
-    with pytest.raises(DataError, match=r"no layer 'count'; adata has \['counts'\]"):
+    with pytest.raises(DataError, match=r"no layer 'count'; adata has counts"):
         states(other, model, layer="count", gene_names="symbol")
     with pytest.raises(DataError, match="no column 'name' in var"):
         states(other, model, gene_names="name")
