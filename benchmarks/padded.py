@@ -9,10 +9,10 @@ from cellfm.nn import CellFM
 from cellfm.nn.primitives import NORM_EPSILON
 
 
-def pad(batch: CellBatch) -> dict[str, Tensor]:
+def pad(batch: CellBatch, longest: int) -> dict[str, Tensor]:
     """Return (cell, longest) arrays of a ragged batch."""
     lengths = batch.offsets.diff()
-    valid = torch.arange(int(lengths.max())) < lengths[:, None]
+    valid = torch.arange(longest) < lengths[:, None]
     padded = {"valid": valid, "depth": batch.depth}
     for name in ("gene", "value", "hidden", "scored", "target"):
         flat = getattr(batch, name)

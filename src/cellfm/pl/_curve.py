@@ -60,11 +60,11 @@ def learning_curve(metrics: Path | str | Metrics, *, ax: "Axes | None" = None) -
     _line(ax, held_out, "gene_loss", "held out, gene-wise decoder")
     _line(ax, held_out, "cell_loss", "held out, cell-wise decoder")
     _line(ax, held_out, "gene_mean_loss", "held out, each gene's mean")
-    ax.set(xlabel="step", ylabel="mean squared error", yscale="log")
+    ax.set(xlabel="step", ylabel="mean squared error")
     if held_out:
         # The first training steps are far above everything that is to be seen.
         names = ("gene_loss", "cell_loss", "gene_mean_loss")
-        ax.set_ylim(top=1.5 * max(float(line[name]) for line in held_out for name in names))
+        ax.set_ylim(0, 1.5 * max(float(line[name]) for line in held_out for name in names))
     ax.legend(frameon=False, fontsize=8)
     return ax
 

@@ -4,11 +4,11 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -78,7 +78,16 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
     partial.replace(path)
 
 
-def open_run(run: RunFolder, config: Mapping[str, object]) -> Path | None:
+class Opened(NamedTuple):
+    """A run folder that is ready."""
+
+    checkpoint: Path | None
+    """The newest checkpoint to go on from, if there is one."""
+    routed: bool
+    """Whether the run takes the faster float32 products; found out once, so that a resumed run computes the same."""
+
+
+def open_run(run: RunFolder, config: Mapping[str, object], *, pays: Callable[[], bool]) -> Opened:
     """Make a run folder, or check that the one there belongs to the same job.
 
     Parameters
@@ -87,10 +96,8 @@ def open_run(run: RunFolder, config: Mapping[str, object]) -> Path | None:
         Folder and vocabulary.
     config
         Resolved config, of :func:`cellfm.config.to_dict`.
-
-    Returns
-    -------
-    The newest checkpoint to go on from, if there is one.
+    pays
+        Tells a new run whether the faster float32 products are to be taken.
     """
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     for left_over in run.checkpoints.glob(f".*{PARTIAL}"):
@@ -103,10 +110,15 @@ def open_run(run: RunFolder, config: Mapping[str, object]) -> Path | None:
         )
     else:
         write_json(config_file, config)
-        about = {"format": FORMAT, "vocabulary": run.vocabulary_hash, "versions": code_versions()}
-        write_json(run_file, about)
+        begun = {
+            "format": FORMAT,
+            "vocabulary": run.vocabulary_hash,
+            "versions": code_versions(),
+            "routed": pays(),
+        }
+        write_json(run_file, begun)
     newest = list_checkpoints(run)[-1:]
-    return newest[0] if newest else None
+    return Opened(newest[0] if newest else None, begun.get("routed") is True)
 
 
 def list_checkpoints(run: RunFolder) -> list[Path]:

@@ -32,7 +32,8 @@ class CellStates:
     - The first layer's projections are linear in gene plus value: :math:`W(g + e) = Wg + We`, a look-up for each
       gene (`tabulate`) and one product for each distinct value.
     - The last layer asks for [CLS] only, and its values come after the weighted sum:
-      :math:`o_h = \big(\sum_j a_{hj} x_j\big) W_{v,h}` with :math:`a_{hj} = \phi(q_h)\cdot\phi(k_{hj})`.
+      :math:`o_h = \big(\sum_j a_{hj} x_j\big) W_{v,h}` with :math:`a_{hj} = \phi(q_h)\cdot\phi(k_{hj})`; where
+      :math:`\phi(q_h)` is 0, about half of the places, no key is needed.
     - Dropout, masks and scales are absent; adapters are merged.
 
     Parameters
@@ -209,17 +210,26 @@ class InferenceLayer:
         """Return the next state of [CLS] alone; values are projected after the weighted sum."""
         cls = x[cls_rows]
         query, _, value, gate = self.exact
-        q = torch.unflatten(functional.linear(cls, query).relu_(), 1, (self.n_heads, -1))
-        keys = functional.linear(x.to(self.dtype), self.inputs[1]).relu_()
+        q = functional.linear(cls, query).relu_()
         sums = x.new_empty(self.n_heads, len(cls), x.shape[1])
         for i, rows in enumerate(_cells(lengths)):
-            k = torch.unflatten(keys[rows].float(), 1, (self.n_heads, -1))
-            sums[:, i] = torch.mm((k * q[i]).sum(-1).T, x[rows])
+            sums[:, i] = self._weights(q[i], x[rows]).T @ x[rows]
         per_head = torch.unflatten(value, 0, (self.n_heads, -1))
         mixed = _unit_rms(torch.bmm(sums, per_head.transpose(1, 2))).transpose(0, 1).flatten(1)
         return self._finish(
             cls, mixed.mul_(functional.silu(functional.linear(cls, gate))), self.exact_outputs
         )
+
+    def _weights(
+        self, q: Float[Tensor, " dim"], x: Float[Tensor, "row dim"]
+    ) -> Float[Tensor, "row head"]:
+        """Return what each head of one query gives to each row; keys it does not ask for are not computed."""
+        asked = q.nonzero().squeeze(1)
+        keys = functional.linear(x.to(self.dtype), self.inputs[1][asked]).relu_().float()
+        head = asked.div(x.shape[1] // self.n_heads, rounding_mode="floor")
+        by_head = q.new_zeros(len(asked), self.n_heads)
+        by_head[torch.arange(len(asked), device=q.device), head] = q[asked]
+        return keys @ by_head
 
     def _finish(
         self, x: Float[Tensor, "row dim"], mixed: Float[Tensor, "row dim"], outputs: list[Tensor]
