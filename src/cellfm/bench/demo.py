@@ -112,7 +112,7 @@ def run_demo(
     with clock("cells"):
         cells = demo_cells(source, label, seed=seed)
     with replacing_folder(out, marker=TABLE) as folder:
-        with clock("training"):
+        with clock("training"), _one_thread():
             held_out = _train(cells, folder, n_steps=steps, seed=seed, progress=tell)
         with clock("embedding"):
             _embed(cells, folder / "model", seed=seed, progress=tell)
@@ -138,6 +138,23 @@ def run_demo(
         seconds=sum(clock.seconds.values()),
         files=files,
     )
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Use one thread of torch inside.
+
+    Products of a network this small gain little from a second one, and wait long for it on a busy machine; and the
+    result does not depend on the number of cores.
+    """
+    import torch
+
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)
 
 
 class _Clock:

@@ -45,9 +45,14 @@ def linear_attention(
         accumulate(segments.queries, initial=0), accumulate(segments.keys, initial=0), strict=True
     )
     for (q0, k0), (q1, k1) in pairwise(starts):
-        state = torch.bmm(k[k0:k1].permute(1, 2, 0), v[k0:k1].transpose(0, 1))
-        mixed.append(torch.bmm(q[q0:q1].transpose(0, 1), state).transpose(0, 1))
+        asked, keys, values = (_by_head(x) for x in (q[q0:q1], k[k0:k1], v[k0:k1]))
+        mixed.append(torch.bmm(asked, torch.bmm(keys.mT, values)).transpose(0, 1))
     return torch.cat(mixed) if mixed else q
+
+
+def _by_head(x: Float[Tensor, "row head d"]) -> Float[Tensor, "head row d"]:
+    """Return a contiguous matrix a head: some CPU libraries are several times slower on strided ones."""
+    return x.transpose(0, 1).contiguous()
 
 
 def rms_normalise(o: Float[Tensor, "*row d"]) -> Float[Tensor, "*row d"]:

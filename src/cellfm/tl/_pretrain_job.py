@@ -141,13 +141,12 @@ class PretrainJob:
     def _held_out(self, train_cells: InMemoryCells, cells: InMemoryCells) -> HeldOut | None:
         if not len(cells):
             return None
-        data = self.config.data
         batches = evaluation_batches(
             cells,
-            token_budget=data.token_budget,
+            token_budget=self.config.data.token_budget,
             seed=self.config.run.seed,
-            scored_fraction=data.scored_fraction,
-            hidden_fraction=data.hidden_fraction,
+            scored_fraction=self.config.data.scored_fraction,
+            hidden_fraction=1.0,  # a value that is seen would be no test of recovery
         )
         means = gene_means(train_cells, len(self.vocabulary))
         return HeldOut(batches=list(batches), gene_mean=torch.from_numpy(means))
@@ -209,7 +208,7 @@ class PretrainJob:
         metrics = (
             "No cells were held out."
             if score is None
-            else f"Mean squared error on {score.n_scored:,} values: gene-wise decoder {score.gene_loss:.4f}, cell-wise decoder "
+            else f"Mean squared error on {score.n_scored:,} hidden values: gene-wise decoder {score.gene_loss:.4f}, cell-wise decoder "
             f"{score.cell_loss:.4f}; each gene's mean, the line to beat, {score.gene_mean_loss:.4f}."
         )
         genes = about["genes"]

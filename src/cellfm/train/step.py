@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch.utils import deterministic
 
 from cellfm.batch import CellBatch
 from cellfm.config.pretrain import OptimConfig
@@ -130,12 +131,19 @@ def repeatable(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
-    mode = torch.are_deterministic_algorithms_enabled()
+    mode, fill = (
+        torch.are_deterministic_algorithms_enabled(),
+        deterministic.fill_uninitialized_memory,
+    )
     torch.use_deterministic_algorithms(mode=True)
+    deterministic.fill_uninitialized_memory = (
+        False  # an eighth of a step, and nothing reads what it fills
+    )
     try:
         yield
     finally:
         torch.use_deterministic_algorithms(mode=mode)
+        deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 
 
 def _check_finite(loss: float, grad_norm: float, *, step: int) -> None:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -53,6 +55,12 @@ def test_mixed_precision_stays_near():
 def test_hidden_genes_are_refused():
     with pytest.raises(ValueError, match=r"use CellFM\.encode"):
         CellStates(network())(batch([9], masked=True))
+
+
+def test_negative_values_are_refused():
+    cells = batch([9])
+    with pytest.raises(ValueError, match=r"the smallest is -1; it must not be negative"):
+        CellStates(network())(replace(cells, value=-torch.ones_like(cells.value)))
 
 
 def test_dead_heads_give_the_same_zero():

@@ -93,12 +93,15 @@ class CellStates:
         Raises
         ------
         ValueError
-            If genes are hidden or zero; `CellFM.encode` takes those.
+            If genes are hidden or zero, or a value is negative; `CellFM.encode` takes those.
         """
         if batch.hidden is not None or batch.zero is not None:
             msg = "CellStates takes plain cells, but some genes are hidden or zero; use CellFM.encode for those."
             raise ValueError(msg)
         rows = Rows.of(batch, self.network.config.n_prefix)
+        if rows.distinct[0] < 0:
+            msg = f"CellStates takes values of log1p, but the smallest is {float(rows.distinct[0]):.3g}; it must not be negative."
+            raise ValueError(msg)
         prefix = self.network.embed_prefix(batch)
         weights = self.values.weights(rows.distinct)
         table = self.network.gene_embedding.weight
