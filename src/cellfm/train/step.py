@@ -131,14 +131,11 @@ def repeatable(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
-    mode, fill = (
-        torch.are_deterministic_algorithms_enabled(),
-        deterministic.fill_uninitialized_memory,
-    )
+    mode = torch.are_deterministic_algorithms_enabled()
+    fill: bool = deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     torch.use_deterministic_algorithms(mode=True)
-    deterministic.fill_uninitialized_memory = (
-        False  # an eighth of a step, and nothing reads what it fills
-    )
+    # Filling is an eighth of a step, and nothing reads what it fills.
+    deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     try:
         yield
     finally:
