@@ -1,5 +1,6 @@
 """Blocks of a count matrix → cell states: what `embed` and `embed_file` share."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
 
 Empty = Literal["error", "nan"]
 
+_log = logging.getLogger(__name__)
+
+LOG1P_COST = (
+    'scale="log1p": the read depth of the cells is lost, so the depth tokens see the total of the normalisation in every '
+    "cell, and rounding of the stored values stays. Raw counts give the better embedding."
+)
 BLOCK = 256  # rows read, encoded and saved at a time
 CPU_TOKENS = 3072  # of width 1,536: what the caches hold
 CPU_WIDTH = 1536
@@ -123,6 +130,8 @@ class StateEncoder:
         self.device = self.network.cls.device
         routes = self.device.type == "cpu" and options.precision == "fp32"
         self.routed = routes and (routing_pays() if routed is None else routed)
+        if options.scale == "log1p":
+            _log.warning(LOG1P_COST)
         self.covered = np.zeros(2)  # counts on matched genes, all counts
         self.sums = GeneSums(match, groups, self.network.config.dim) if groups else None
         with self._products():

@@ -102,14 +102,14 @@ def test_layer_raw_and_gene_names(adata, model):
         states(other, model, layer="counts", use_raw=True)
 
 
-def test_log_normalised_values_keep_the_gene_part(adata, model):
-    """Values are the same; only the depth tokens differ, so a network without them gives the same states."""
+def test_log_normalised_values_are_accepted_on_request(adata, model, caplog):
     logged = adata.copy()
     total = np.asarray(adata.X.sum(1)).ravel()
     logged.X = sparse.csr_matrix(np.log1p(adata.X.toarray() / total[:, None] * 1e4))
     with pytest.raises(CountsError, match='scale="log1p"'):
         states(logged, model)
     assert states(logged, model, scale="log1p").shape == (300, 16)
+    assert "read depth of the cells is lost" in caplog.text
 
 
 def test_only_what_is_documented_is_written(adata, model):
