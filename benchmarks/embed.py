@@ -43,7 +43,7 @@ def variants(network: CellFM, cells: CellBatch) -> dict[str, Callable[[], torch.
 
     def routed(run: Callable[[CellBatch], torch.Tensor]) -> Callable[[], torch.Tensor]:
         def inner() -> torch.Tensor:
-            with fp32_routing():
+            with fp32_routing(use=routing_pays(network.config.dim)):
                 return torch.cat([run(part) for part in ones])
 
         return inner
@@ -128,7 +128,7 @@ def main() -> None:
     print(
         "products, GFLOP/s a core: "
         + ", ".join(f"{k} {v:.0f}" for k, v in rates.items())
-        + f"; routing taken: {routing_pays()}"
+        + f"; routing taken: {routing_pays(config.dim)}"
     )
     rows = cells.n_tokens + config.n_prefix * cells.n_cells
     flop = 2 * config.dim**2 * rows / 1e9

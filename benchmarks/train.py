@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -43,7 +44,7 @@ def main() -> None:
     cells = masked(realistic_cells(options.cells, n_genes=config.n_genes, stratified=True))
     results = measure(variants(network, cells), network, options.repeats)
     about = f"{cells.n_cells} cells, {cells.n_tokens / cells.n_cells:.0f} genes a cell, {int(cells.scored.sum())} scored"
-    print(f"{options.preset}: {about}; routing taken: {routing_pays()}")
+    print(f"{options.preset}: {about}; routing taken: {routing_pays(config.dim)}")
     report(results, cells.n_cells)
 
 
@@ -63,7 +64,7 @@ def variants(network: CellFM, cells: CellBatch) -> dict[str, Step]:
     return {
         "padded fp32": Step(lambda: padded.loss(plain), unfused, nullcontext),
         "ours fp32, no routing": Step(ours, fused, nullcontext),
-        "ours fp32": Step(ours, fused, fp32_routing),
+        "ours fp32": Step(ours, fused, partial(fp32_routing, use=routing_pays(network.config.dim))),
         "ours bf16": Step(autocast, fused, nullcontext),
     }
 

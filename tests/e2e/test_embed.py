@@ -25,7 +25,7 @@ from cellfm import cli
 from cellfm.cli import progress
 from cellfm.tl import _states
 
-_states.routing_pays = lambda: False
+_states.routing_pays = lambda width: False
 
 @contextlib.contextmanager
 def bar(what, *, unit):
@@ -111,7 +111,7 @@ def test_killed_run_goes_on_to_the_identical_result(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # The probe of the processor decides between two product routines by speed; here it must decide alike.
-    monkeypatch.setattr(_states, "routing_pays", lambda: False)
+    monkeypatch.setattr(_states, "routing_pays", lambda width: False)
     whole, target = tmp_path / "whole.h5ad", tmp_path / "killed.h5ad"
     words = ["--model", model, "--token-budget", 1000]
     assert cellfm("embed", simulated, whole, *words).code == 0

@@ -129,7 +129,7 @@ class StateEncoder:
         self.network = model.network.eval()
         self.device = self.network.cls.device
         routes = self.device.type == "cpu" and options.precision == "fp32"
-        self.routed = routes and (routing_pays() if routed is None else routed)
+        self.routed = routes and (routing_pays(self.dim) if routed is None else routed)
         if options.scale == "log1p":
             _log.warning(LOG1P_COST)
         self.covered = np.zeros(2)  # counts on matched genes, all counts

@@ -157,7 +157,7 @@ class _Run:
         checkpoint, run.routed = open_run(
             folder,
             to_dict(config),
-            pays=lambda: device == "cpu" and precision == "fp32" and routing_pays(),
+            pays=lambda: device == "cpu" and precision == "fp32" and routing_pays(config.model.dim),
         )
         if checkpoint is not None:
             snapshot = restore(

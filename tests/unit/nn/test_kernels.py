@@ -78,7 +78,7 @@ def test_empty_batch():
 def test_routing_puts_the_setting_back_and_stays_exact():
     before = torch.get_float32_matmul_precision()
     a, b = torch.rand(64, 300), torch.rand(300, 64)
-    with fp32_routing():
+    with fp32_routing(use=True):
         product = a @ b
     assert torch.get_float32_matmul_precision() == before
     assert close(product.double(), a.double() @ b.double(), 2e-6)
