@@ -103,6 +103,26 @@ class Layout(NamedTuple):
         return cls(genes.to(device), prefix.to(device), tuple((lengths + n_prefix).tolist()))
 
 
+class Asked(NamedTuple):
+    """Rows whose last-layer state is wanted: [CLS] of each cell, then maybe its scored genes."""
+
+    rows: Int[Tensor, " query"]
+    is_cell: Bool[Tensor, " query"]
+    per_cell: tuple[int, ...]
+
+    @classmethod
+    def of(cls, batch: CellBatch, layout: Layout, *, scored: bool) -> "Asked":
+        """Pick the rows of a batch."""
+        cls_rows = layout.prefix_rows[:, 0]
+        if not scored or batch.scored is None:
+            everywhere = torch.ones_like(cls_rows, dtype=torch.bool)
+            return cls(cls_rows, everywhere, (1,) * batch.n_cells)
+        rows, order = torch.cat([cls_rows, layout.gene_rows[batch.scored]]).sort()
+        before = torch.cat([batch.offsets.new_zeros(1), batch.scored.cpu().cumsum(0)])
+        per_cell = 1 + before[batch.offsets].diff()
+        return cls(rows, order < batch.n_cells, tuple(per_cell.tolist()))
+
+
 class CellFM(nn.Module):
     """The CellFM network (Zeng et al. 2025, Nat. Commun. 16, 4679): a cell is [CLS], optionally [S, T], and its genes.
 
@@ -159,17 +179,17 @@ class CellFM(nn.Module):
         """
         layout = Layout.of(batch, self.config.n_prefix)
         x = self.embed_rows(batch, layout)
-        everything = Segments.same(layout.lengths)
-        for layer in self.layers[:-1]:
-            x = layer(x, everything, self._visible(batch, layout, layer))
-        last = self.layers[-1]
-        visible = self._visible(batch, layout, last)
+        everything, shown = Segments.same(layout.lengths), self.shown_rows(batch, layout)
+        *layers, last = self.encoder_layers
+        for i, layer in enumerate(layers):
+            x = layer(x, everything, self._keys_of_layer(i, shown))
+        visible = self._keys_of_layer(len(layers), shown)
         if wanted == "all":
             x = last(x, everything, visible)
             return States(x[layout.prefix_rows[:, 0]], x[layout.gene_rows])
-        rows, is_cell, queries = self._asked(batch, layout, scored=wanted == "scored")
-        x = last(x, Segments(queries, layout.lengths), visible, rows)
-        return States(x[is_cell], x[~is_cell])
+        asked = Asked.of(batch, layout, scored=wanted == "scored")
+        x = last(x, Segments(asked.per_cell, layout.lengths), visible, asked.rows)
+        return States(x[asked.is_cell], x[~asked.is_cell])
 
     def embed_rows(self, batch: CellBatch, layout: Layout) -> Float[Tensor, "row dim"]:
         """Return the input states: prefix and genes of each cell in turn."""
@@ -198,31 +218,16 @@ class CellFM(nn.Module):
         depth = self.depth_embedding + self.depth_encoder(batch.depth)
         return torch.cat([cls, depth], dim=1).flatten(0, 1)
 
-    def _visible(
-        self, batch: CellBatch, layout: Layout, layer: nn.Module
-    ) -> Float[Tensor, " row"] | None:
-        """Return which rows are keys in a layer; None when all are."""
-        early = any(layer is own for own in self.layers[: self.config.n_layers // 2])
-        if batch.hidden is None or not early:
+    def shown_rows(self, batch: CellBatch, layout: Layout) -> Float[Tensor, " row"] | None:
+        """Return 1 for every row but those of hidden genes; None when nothing is hidden."""
+        if batch.hidden is None:
             return None
-        visible = batch.value.new_ones(sum(layout.lengths))
-        visible[layout.gene_rows] = (~batch.hidden).to(visible.dtype)
-        return visible
+        shown = batch.value.new_ones(sum(layout.lengths))
+        shown[layout.gene_rows] = (~batch.hidden).to(shown.dtype)
+        return shown
 
-    @staticmethod
-    def _asked(
-        batch: CellBatch, layout: Layout, *, scored: bool
-    ) -> tuple[Int[Tensor, " query"], Bool[Tensor, " query"], tuple[int, ...]]:
-        """Return the rows to compute in the last layer, which of them are [CLS], and how many each cell has."""
-        cls_rows = layout.prefix_rows[:, 0]
-        if not scored or batch.scored is None:
-            return cls_rows, torch.ones_like(cls_rows, dtype=torch.bool), (1,) * batch.n_cells
-        asked = torch.zeros(sum(layout.lengths), dtype=torch.bool, device=cls_rows.device)
-        asked[layout.gene_rows] = batch.scored
-        is_cls = torch.zeros_like(asked)
-        is_cls[cls_rows] = True
-        rows = (asked | is_cls).nonzero().flatten()
-        per_cell = torch.segment_reduce(
-            (asked | is_cls).float().cpu(), "sum", lengths=torch.tensor(layout.lengths), unsafe=True
-        )
-        return rows, is_cls[rows], tuple(int(n) for n in per_cell)
+    def _keys_of_layer(
+        self, index: int, shown: Float[Tensor, " row"] | None
+    ) -> Float[Tensor, " row"] | None:
+        """Return which rows are keys in a layer: the shown ones in the first half, all in the second."""
+        return shown if index < self.config.n_layers // 2 else None

@@ -44,9 +44,10 @@ def linear_attention(
     starts = zip(
         accumulate(segments.queries, initial=0), accumulate(segments.keys, initial=0), strict=True
     )
-    for (q0, k0), (q1, k1) in pairwise(starts):
-        asked, keys, values = (_by_head(x) for x in (q[q0:q1], k[k0:k1], v[k0:k1]))
-        mixed.append(torch.bmm(asked, torch.bmm(keys.mT, values)).transpose(0, 1))
+    with torch.autocast(q.device.type, enabled=False):
+        for (q0, k0), (q1, k1) in pairwise(starts):
+            asked, keys, values = (_by_head(x) for x in (q[q0:q1], k[k0:k1], v[k0:k1]))
+            mixed.append(torch.bmm(asked, torch.bmm(keys.mT, values)).transpose(0, 1))
     return torch.cat(mixed) if mixed else q
 
 

@@ -22,6 +22,15 @@ def test_linear_attention_is_softmax_free_attention():
     assert close(o[2:], torch.einsum("hqk,khd->qhd", scores, v[2:]))
 
 
+def test_sums_over_genes_stay_float32_under_autocast():
+    q, k, v = torch.rand(3, 50, 2, 8).bfloat16().unbind(0)
+    expected = linear_attention(q.float(), k.float(), v.float(), Segments.same((50,)))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = linear_attention(q, k, v, Segments.same((50,)))
+    assert found.dtype == torch.float32
+    assert close(found, expected)
+
+
 def test_dead_head_has_zero_output_and_zero_gradient():
     o = torch.zeros(3, 4, requires_grad=True)
     y = rms_normalise(o)
@@ -100,11 +109,8 @@ def _first_layer(net, cells):
     from cellfm.nn.encoder import Layout
 
     layout = Layout.of(cells, net.config.n_prefix)
-    return (
-        net.embed_rows(cells, layout),
-        Segments.same(layout.lengths),
-        net._visible(cells, layout, net.layers[0]),
-    )
+    shown = net.shown_rows(cells, layout)
+    return net.embed_rows(cells, layout), Segments.same(layout.lengths), shown
 
 
 def test_empty_batch_and_empty_cell_are_defined():
