@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from cellfm.nn.kernels.cell_state import CellStates
-from cellfm.nn.kernels.routing import fp32_routing
+from cellfm.nn.kernels.routing import fp32_routing, routing_pays
+from cellfm.nn.kernels.workers import workers
 from tests.cells import batch, network
 from tests.unit.nn.test_encoder import close
 
@@ -82,3 +83,28 @@ def test_routing_puts_the_setting_back_and_stays_exact():
         product = a @ b
     assert torch.get_float32_matmul_precision() == before
     assert close(product.double(), a.double() @ b.double(), 2e-6)
+
+
+def test_routing_is_put_back_after_an_error():
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(KeyError), fp32_routing(use=True):
+        raise KeyError
+    assert torch.get_float32_matmul_precision() == before
+
+
+def test_probe_is_asked_once_and_answers():
+    assert routing_pays(64) in (True, False)
+    assert routing_pays(64) is routing_pays(64)
+
+
+def test_workers_compute_alone_and_put_the_threads_back():
+    net, parts = network(), [batch([9, 4], seed=seed) for seed in range(6)]
+    fast, before = CellStates(net), torch.get_num_threads()
+    with workers(torch.device("cpu")) as pool:
+        assert torch.get_num_threads() == 1
+        together = list(pool.map(fast, parts))
+    assert torch.get_num_threads() == before
+    assert all(torch.equal(a, fast(part)) for a, part in zip(together, parts, strict=True))
+    with pytest.raises(KeyError), workers(torch.device("cpu")):
+        raise KeyError
+    assert torch.get_num_threads() == before
