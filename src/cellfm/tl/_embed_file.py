@@ -123,20 +123,17 @@ def embed_file(  # noqa: PLR0913 - the arguments of a user's question
         h5ad_source(source, layer=layer, use_raw=use_raw, scratch=work.folder) as (rows, obs, var),
     ):
         _refuse_key(source, key_added, overwrite=overwrite)
+        match = match_genes(var, pretrained.vocabulary, options)
+        n_cells, groups = rows.n_rows, groups_of(obs, genes=genes)
         encoder = StateEncoder(
-            pretrained,
-            match_genes(var, pretrained.vocabulary, options),
-            options,
-            n_cells=rows.n_rows,
-            groups=groups_of(obs, genes=genes),
-            routed=work.routed,
+            pretrained, match, options, n_cells=n_cells, groups=groups, routed=work.routed
         )
         resumed = work.restore(encoder)
         _encode(rows, encoder, work, progress)
         _write(source, target, work, encoder, key=key_added)
     return EmbedSummary(
         target=target,
-        n_cells=rows.n_rows,
+        n_cells=n_cells,
         dim=encoder.dim,
         resumed_from=resumed,
         seconds=time.perf_counter() - started,
