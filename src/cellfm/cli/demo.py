@@ -1,13 +1,9 @@
 """The command ``cellfm demo``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from cellfm.bench.demo import DemoResult
 
 
@@ -47,11 +43,10 @@ def demo(
 
     cellfm demo my-demo --input pbmc3k.h5ad --label cell_type
     """
-    from rich.console import Console
-
     from cellfm.bench.demo import run_demo
+    from cellfm.cli.progress import stage_bars
 
-    with _bars(Console(stderr=True)) as progress:
+    with stage_bars() as progress:
         result = run_demo(
             out,
             source=input,
@@ -62,37 +57,6 @@ def demo(
             progress=progress,
         )
     _show(result)
-
-
-@contextmanager
-def _bars(console: "Console") -> "Iterator[Callable[[str, int, int], None]]":
-    """Show a bar for each stage on standard error; on what is no terminal, a line when a stage begins."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-    )
-    tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
-
-        def advance(stage: str, done: int, total: int) -> None:
-            if stage not in tasks:
-                tasks[stage] = bars.add_task(stage, total=total)
-                if not console.is_terminal:
-                    console.print(f"{stage} …", highlight=False)
-            bars.update(tasks[stage], completed=done, total=total)
-
-        yield advance
 
 
 def _show(result: "DemoResult") -> None:

@@ -1,7 +1,5 @@
 """The commands ``cellfm weights …``."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -35,9 +33,10 @@ def import_(
     --------
     cellfm weights import CellFM_80M_weight.ckpt weights/cellfm-80m --genes expand_gene_info.csv
     """
+    from cellfm.cli.progress import byte_bar
     from cellfm.weights.mindspore import import_checkpoint, import_size
 
-    with _bar("importing", import_size(checkpoint, optimizer=optimizer)) as progress:
+    with byte_bar("importing", import_size(checkpoint, optimizer=optimizer)) as progress:
         import_checkpoint(
             checkpoint,
             genes,
@@ -68,11 +67,12 @@ def export(folder: Path, checkpoint: Path, *, overwrite: bool = False) -> None:
     """
     from rich.console import Console
 
+    from cellfm.cli.progress import byte_bar
     from cellfm.weights.layout import OPTIMIZER, WEIGHTS
     from cellfm.weights.mindspore import export_checkpoint
 
     files = (folder / WEIGHTS, folder / OPTIMIZER)
-    with _bar(
+    with byte_bar(
         "exporting", sum(file.stat().st_size for file in files if file.is_file())
     ) as progress:
         export_checkpoint(folder, checkpoint, overwrite=overwrite, progress=progress)
@@ -131,20 +131,3 @@ def new(preset: str, out: Path, *, seed: int = 0) -> None:
     card = f"# {out.name}\n\nRandom weights of the preset {preset}, seed {seed}: nothing was learned.\n"
     folder.save(out, made.network, made.vocabulary, card=card, provenance=made.provenance)
     show(out)
-
-
-@contextmanager
-def _bar(what: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
-    """Show a progress bar of bytes on standard error."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        DownloadColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        task = progress.add_task(what, total=n_bytes)
-        yield lambda done: progress.advance(task, done)
