@@ -178,18 +178,40 @@ class CellFM(nn.Module):
         States of shape (cell, dim) and (wanted gene, dim); exact whatever is wanted.
         """
         layout = Layout.of(batch, self.config.n_prefix)
+        if wanted == "all":
+            x = self._last_states(batch, layout, None)
+            return States(x[layout.prefix_rows[:, 0]], x[layout.gene_rows])
+        asked = Asked.of(batch, layout, scored=wanted == "scored")
+        x = self._last_states(batch, layout, asked)
+        return States(x[asked.is_cell], x[~asked.is_cell])
+
+    def cluster_logits(self, batch: CellBatch) -> Float[Tensor, "cell cluster"]:
+        """Return the annotation head's logit of each class for each cell; it reads all rows of the cell.
+
+        Raises
+        ------
+        ValueError
+            The network has no annotation head.
+        """
+        if not self.config.n_clusters:
+            msg = "This network has no annotation head: ModelConfig.n_clusters is 0. Load weights that have one."
+            raise ValueError(msg)
+        layout = Layout.of(batch, self.config.n_prefix)
+        return self.annotation(self._last_states(batch, layout, None), layout.lengths)
+
+    def _last_states(
+        self, batch: CellBatch, layout: Layout, asked: Asked | None
+    ) -> Float[Tensor, "query dim"]:
+        """Run all layers; the last one only for the rows that are asked for."""
         x = self.embed_rows(batch, layout)
         everything, shown = Segments.same(layout.lengths), self.shown_rows(batch, layout)
         *layers, last = self.encoder_layers
         for i, layer in enumerate(layers):
             x = layer(x, everything, self._keys_of_layer(i, shown))
         visible = self._keys_of_layer(len(layers), shown)
-        if wanted == "all":
-            x = last(x, everything, visible)
-            return States(x[layout.prefix_rows[:, 0]], x[layout.gene_rows])
-        asked = Asked.of(batch, layout, scored=wanted == "scored")
-        x = last(x, Segments(asked.per_cell, layout.lengths), visible, asked.rows)
-        return States(x[asked.is_cell], x[~asked.is_cell])
+        if asked is None:
+            return last(x, everything, visible)
+        return last(x, Segments(asked.per_cell, layout.lengths), visible, asked.rows)
 
     def embed_rows(self, batch: CellBatch, layout: Layout) -> Float[Tensor, "row dim"]:
         """Return the input states: prefix and genes of each cell in turn."""

@@ -141,13 +141,50 @@ def test_fresh_adapters_change_nothing():
 
 
 def test_annotation_head_reads_each_cell_alone():
-    net = network(n_clusters=3)
+    net = network(n_clusters=3, depth_tokens=False)
     cells = batch([6, 4])
-    states = net(cells)
-    rows = torch.cat([states.cell[:1], states.gene[:6], states.cell[1:], states.gene[6:]])
-    logits = net.annotation(rows, (7, 5))
+    logits = net.cluster_logits(cells)
     assert logits.shape == (2, 3)
-    assert close(net.annotation(rows[7:], (5,)), logits[1:])
+    assert close(net.cluster_logits(cells.cells(1, 2)), logits[1:])
+    states = net(cells)
+    rows = torch.cat([states.cell[:1], states.gene[:6]])
+    assert close(net.annotation(rows, (7,)), logits[:1])
+    with pytest.raises(ValueError, match="n_clusters is 0"):
+        network().cluster_logits(cells)
+
+
+def test_annotation_head_is_the_equation():
+    """One cell, written out: self-retention of the classes, cross-retention to the rows, gated unit; plain residuals."""
+    net = network(n_clusters=3, depth_tokens=False)
+    rows = torch.randn(5, 16, generator=torch.Generator().manual_seed(3))
+
+    def mix(r, x, y):
+        q, k, v, u = (
+            x @ r.query.weight.T,
+            y @ r.key.weight.T,
+            y @ r.value.weight.T,
+            x @ r.gate.weight.T,
+        )
+        parts = []
+        for h in range(4):
+            head = slice(4 * h, 4 * h + 4)
+            o = (q[:, head].relu() @ k[:, head].relu().T) @ v[:, head]
+            parts.append(
+                o
+                / o.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)
+                * u[:, head]
+                * u[:, head].sigmoid()
+            )
+        return torch.cat(parts, 1) @ r.out.weight.T
+
+    x = net.annotation.clusters
+    for layer in net.annotation.layers:
+        x = layer.norm1(x + mix(layer.self_retention, x, x))
+        x = layer.norm2(x + mix(layer.cross_retention, x, rows))
+        g = layer.glu
+        x = layer.norm3(x + ((x @ g.left.weight.T) * (x @ g.right.weight.T)) @ g.out.weight.T)
+    expected = (x @ net.annotation.classifier.weight.T).T
+    assert close(net.annotation(rows, (5,)), expected)
 
 
 def test_zero_heads_give_probabilities():
