@@ -99,7 +99,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
         Cell states, float32 (cells, dim).
     ``varm[f"{key_added}_{group}"]``
         With `genes`: mean state of each gene over the cells that express it; group is ``mean`` or the
-        group's name; NaN where a gene is never expressed or not in the vocabulary.
+        group's name, with ``_`` for ``/``; NaN where a gene is never expressed or not in the vocabulary.
     ``uns["cellfm"][key_added]``
         Weights hash, versions, options, gene report.
 
@@ -215,10 +215,12 @@ def groups_of(obs: "pd.DataFrame", *, genes: bool | str) -> Groups | None:
         msg = f"There is no column {genes!r} in obs; it has {list(map(str, obs.columns)) or 'no columns'}."
         raise DataError(msg)
     categories = obs[genes].astype("category").cat
-    return Groups(
-        names=tuple(map(str, categories.categories)),
-        code=categories.codes.to_numpy().astype(np.int64),
-    )
+    # A slash would make a folder inside the h5ad file.
+    names = tuple(str(name).replace("/", "_") for name in categories.categories)
+    if len(set(names)) < len(names):
+        msg = f"Two groups of obs[{genes!r}] have the same name once / is written as _: {sorted(names)}. Rename one of them."
+        raise DataError(msg)
+    return Groups(names=names, code=categories.codes.to_numpy().astype(np.int64))
 
 
 def _refuse_existing(adata: "AnnData", key: str, varm_keys: list[str], *, overwrite: bool) -> None:

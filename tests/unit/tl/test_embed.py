@@ -183,6 +183,17 @@ def test_contextual_gene_states_are_means_over_expressing_cells(adata, model):
     assert near(adata.obsm["X_cellfm"], expected_cells)
 
 
+def test_group_names_with_slashes_survive_the_file(adata, model, tmp_path):
+    adata.obs["type"] = adata.obs["type"].cat.rename_categories({"T": "CD4+/CD25 T", "B": "B"})
+    adata.write_h5ad(tmp_path / "in.h5ad")
+    cellfm.tl.embed_file(tmp_path / "in.h5ad", tmp_path / "out.h5ad", model, genes="type")
+    out = anndata.read_h5ad(tmp_path / "out.h5ad")
+    assert set(out.varm) == {"X_cellfm_B", "X_cellfm_CD4+_CD25 T"}
+    adata.obs["type"] = adata.obs["type"].cat.rename_categories({"B": "CD4+_CD25 T"})
+    with pytest.raises(DataError, match="Rename one of them"):
+        cellfm.tl.embed(adata, model, genes="type")
+
+
 def test_contextual_states_need_the_genes_of_adata(adata, model):
     other = adata[:, :9].copy()
     other.raw = adata
