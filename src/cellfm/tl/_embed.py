@@ -19,6 +19,7 @@ from cellfm.tl._states import (
     Groups,
     StateEncoder,
     as_model,
+    check_key,
     provenance,
 )
 from cellfm.weights.folder import Pretrained
@@ -132,6 +133,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
         token_budget=token_budget,
         min_matched=min_matched,
     )
+    check_key(key_added)
     groups = groups_of(adata.obs, genes=genes)
     keys = [f"{key_added}_{name}" for name in groups.names] if groups else []
     _refuse_existing(adata, key_added, keys, overwrite=overwrite)

@@ -19,7 +19,15 @@ from cellfm.errors import DataError, OutputExistsError, ResumeError
 from cellfm.genes import GeneReport
 from cellfm.nn.kernels.cell_state import Precision
 from cellfm.tl._embed import Progress, groups_of, match_genes
-from cellfm.tl._states import BLOCK, EmbedOptions, Empty, StateEncoder, as_model, provenance
+from cellfm.tl._states import (
+    BLOCK,
+    EmbedOptions,
+    Empty,
+    StateEncoder,
+    as_model,
+    check_key,
+    provenance,
+)
 from cellfm.weights.folder import Pretrained
 
 if TYPE_CHECKING:
@@ -114,6 +122,7 @@ def embed_file(  # noqa: PLR0913 - the arguments of a user's question
         token_budget=token_budget,
         min_matched=min_matched,
     )
+    check_key(key_added)
     _refuse_target(source, target, overwrite=overwrite)
     started = time.perf_counter()
     pretrained = as_model(model, device)

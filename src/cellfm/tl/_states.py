@@ -84,6 +84,13 @@ class Groups:
     code: "NDArray[np.int64]"
 
 
+def check_key(key_added: str) -> None:
+    """Refuse a name that an h5ad file cannot hold as one key."""
+    if not key_added or "/" in key_added:
+        msg = f"key_added is {key_added!r}; it must be a name without slashes, such as 'X_cellfm'."
+        raise ConfigError(msg)
+
+
 def as_model(model: Pretrained | str | Path, device: str | None) -> Pretrained:
     """Return weights on the device asked for: a GPU if there is one, unless the caller says otherwise.
 

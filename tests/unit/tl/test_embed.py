@@ -209,6 +209,7 @@ def test_contextual_states_need_the_genes_of_adata(adata, model):
     ("option", "message"),
     [
         ({"scale": "cpm"}, "scale is 'cpm'"),
+        ({"key_added": "a/b"}, "without slashes"),
         ({"empty": "drop"}, "empty is"),
         ({"token_budget": 0}, "at least 1"),
         ({"precision": "int8"}, "must be one of 'fp32', 'mixed'"),
