@@ -1,5 +1,6 @@
 """Cells of realistic lengths for the benchmarks."""
 
+import argparse
 from dataclasses import replace
 from statistics import NormalDist
 
@@ -7,6 +8,18 @@ import numpy as np
 import torch
 
 from cellfm.batch import CellBatch
+
+
+def ask(description: str, *, cells: int, repeats: int = 3) -> argparse.Namespace:
+    """Read the command line of a benchmark, and compute with one thread."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--preset", default="cellfm-80m")
+    parser.add_argument("--cells", type=int, default=cells)
+    parser.add_argument("--repeats", type=int, default=repeats)
+    torch.set_num_threads(1)
+    return parser.parse_args()
 
 
 def realistic_cells(

@@ -6,14 +6,13 @@ The yardstick pads every cell to 2,048 genes, as the published pipeline does; it
 thread times of one thread, variants interleaved, medians. Errors are of the cell states against float64.
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import replace
 
 import torch
-from cells import realistic_cells
+from cells import ask, realistic_cells
 from padded import PaddedEncoder, pad
 from torch.nn import functional
 
@@ -106,12 +105,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="cellfm-80m")
-    parser.add_argument("--cells", type=int, default=8)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = ask(__doc__, cells=8)
     config = preset(options.preset)
     network = initialise(CellFM(config), torch.Generator().manual_seed(0)).eval()
     cells = realistic_cells(options.cells, n_genes=config.n_genes, stratified=True)

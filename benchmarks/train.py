@@ -3,7 +3,6 @@
 python benchmarks/train.py [--preset cellfm-80m] [--cells 4] [--repeats 3]
 """
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from cells import masked, realistic_cells
+from cells import ask, masked, realistic_cells
 from padded import PaddedEncoder, pad
 
 from cellfm.batch import CellBatch
@@ -33,12 +32,7 @@ class Step(NamedTuple):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--preset", default="cellfm-80m")
-    parser.add_argument("--cells", type=int, default=4)
-    parser.add_argument("--repeats", type=int, default=3)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = ask(__doc__, cells=4)
     config = replace(preset(options.preset), dropout=0.0)
     network = initialise(CellFM(config), torch.Generator().manual_seed(0)).train()
     cells = masked(realistic_cells(options.cells, n_genes=config.n_genes, stratified=True))

@@ -100,6 +100,7 @@ def run(arguments: Sequence[str]) -> int:
         if debug:
             traceback.print_exc()
         _complain(_message(error))
+        # A loss that is not finite is a failure of the run, not of what was asked for.
         inputs = isinstance(error, CellFMError) and not isinstance(error, ArithmeticError)
         return USER_ERROR if inputs else FAILED
     return 0

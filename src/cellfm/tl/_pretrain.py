@@ -8,7 +8,8 @@ from cellfm.corpus.adata import anndata_source
 from cellfm.corpus.counts import Scale
 from cellfm.corpus.rows import h5ad_source
 from cellfm.genes import Vocabulary
-from cellfm.tl._pretrain_job import PretrainJob, Progress
+from cellfm.tl._embed import Progress
+from cellfm.tl._pretrain_job import PretrainJob
 from cellfm.tl._states import EmbedOptions
 from cellfm.train import RunResult
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +19,7 @@ from cellfm.errors import ConfigError, DataError, OutputExistsError, ResumeError
 from cellfm.genes import GeneReport, Vocabulary
 from cellfm.nn import CellFM, initialise
 from cellfm.tl._device import choose_device
-from cellfm.tl._embed import match_genes
+from cellfm.tl._embed import Progress, match_genes
 from cellfm.tl._states import EmbedOptions
 from cellfm.train import HeldOut, RunFolder, RunResult
 from cellfm.train import pretrain as train
@@ -31,8 +30,6 @@ from cellfm.weights.card import shape_text
 if TYPE_CHECKING:
     import pandas as pd
     from scipy.sparse import csr_matrix
-
-Progress = Callable[[int, int], None]
 
 GENES, DATA, MODEL, STARTED = "genes.tsv", "data.json", "model", "run.json"
 

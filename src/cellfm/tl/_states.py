@@ -98,7 +98,10 @@ def as_model(model: Pretrained | str | Path, device: str | None) -> Pretrained:
     """
     if not isinstance(model, Pretrained):
         return load(model, device=choose_device(device))
-    if device is None or torch.device(choose_device(device)) == model.network.cls.device:
+    if device is None:
+        return model
+    here, wanted = model.network.cls.device, torch.device(choose_device(device))
+    if wanted.type == here.type and wanted.index in (None, here.index):
         return model
     return replace(model, network=deepcopy(model.network).to(device))
 
