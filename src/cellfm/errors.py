@@ -6,7 +6,9 @@
     ├── ConfigError            a recipe, an override or a setting that cannot work
     ├── DataError              an AnnData or file whose structure is not what was asked for
     │   ├── GeneMatchError     its genes do not fit the vocabulary
-    │   └── CountsError        its values are not what the input scale says
+    │   ├── CountsError        its values are not what the input scale says
+    │   ├── SourceError        a source of a corpus that is set aside
+    │   └── CorpusError        a corpus on disk that is damaged or not one
     ├── WeightsError           a weights folder or checkpoint that cannot be used
     │   ├── CheckpointError    a foreign file that is damaged, encrypted or not a checkpoint
     │   └── VocabularyError    a gene list that does not belong to the weights
@@ -36,6 +38,14 @@ class GeneMatchError(DataError):
 
 class CountsError(DataError):
     """The values of the input are not on the scale they are said to be on."""
+
+
+class SourceError(DataError):
+    """A source cannot become part of a corpus; the build sets it aside and goes on."""
+
+
+class CorpusError(DataError):
+    """A corpus on disk is damaged, of another format, or none at all."""
 
 
 class WeightsError(CellFMError, ValueError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 from scipy import sparse
 
-from cellfm.corpus.tokens import cut
+from cellfm.corpus.ragged import cut
 
 if TYPE_CHECKING:
     import h5py

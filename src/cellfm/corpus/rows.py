@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -16,6 +17,7 @@ from cellfm.errors import DataError
 if TYPE_CHECKING:
     import h5py
     import pandas as pd
+    from numpy.typing import NDArray
 
 
 class RowSource(Protocol):
@@ -54,6 +56,10 @@ class CompressedRows:
         return block
 
 
+PIECE_VALUES = 1 << 24
+"""Dense values in memory at a time."""
+
+
 class DenseRows:
     """Rows of anything that slices into dense rows."""
 
@@ -63,6 +69,16 @@ class DenseRows:
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the rows ``start:stop`` without their zeros."""
+        piece = max(1, PIECE_VALUES // max(1, self.n_cols))
+        if stop - start <= piece:
+            return self._read_piece(start, stop)
+        edges = [*range(start, stop, piece), stop]
+        return sparse.vstack(
+            [self._read_piece(first, last) for first, last in pairwise(edges)], format="csr"
+        )
+
+    def _read_piece(self, start: int, stop: int) -> sparse.csr_matrix:
+        """Return a few rows."""
         block = np.asarray(self._matrix[start:stop])
         row, column = np.nonzero(block)
         indptr = np.searchsorted(row, np.arange(len(block) + 1))
@@ -124,7 +140,45 @@ def _backed_source(
     if matrix.format == "csr":
         return CompressedRows((group["data"], group["indices"], group["indptr"]), shape)
     refuse_float16(group["data"].dtype)
-    return ColumnRows(group, shape, scratch=scratch, progress=progress)
+    return ColumnRows(_checked_columns(group, shape), shape, scratch=scratch, progress=progress)
+
+
+class _CheckedIndices:
+    """Row numbers on disk that are looked at before scipy, which does not, turns columns into rows by them."""
+
+    def __init__(self, indices: "h5py.Dataset", n_rows: int) -> None:
+        self.shape = indices.shape
+        self._indices, self._n_rows = indices, n_rows
+
+    def __getitem__(self, where: slice) -> "NDArray[np.integer]":
+        """Read some; ValueError if one is no row."""
+        part = self._indices[where]
+        if part.size and (part.min() < 0 or part.max() >= self._n_rows):
+            msg = (
+                f"row numbers from {part.min()} to {part.max()} in a matrix of {self._n_rows} rows"
+            )
+            raise ValueError(msg)
+        return part
+
+
+def _checked_columns(group: "h5py.Group", shape: tuple[int, int]) -> Any:  # noqa: ANN401
+    """Parts of a matrix stored by columns, whose bounds are checked; a wrong one would read outside the memory."""
+    indptr = np.asarray(group["indptr"][:], dtype=np.int64)
+    n_values = group["indices"].shape[0]
+    ordered = (
+        len(indptr) == shape[1] + 1 and indptr[0] == 0 and not (indptr[1:] < indptr[:-1]).any()
+    )
+    if not ordered or indptr[-1] > n_values or group["data"].shape[0] != n_values:
+        msg = (
+            f"The columns of {group.name} in {group.file.filename} begin at places that are out of order or outside its "
+            f"{n_values:,} values. The file is damaged: copy or write it again."
+        )
+        raise DataError(msg)
+    return {
+        "data": group["data"],
+        "indices": _CheckedIndices(group["indices"], shape[0]),
+        "indptr": indptr,
+    }
 
 
 class H5adSource(NamedTuple):
@@ -181,7 +235,7 @@ def h5ad_source(
     with file, TemporaryDirectory(prefix="cellfm-", dir=scratch) as folder:
         obs, var = _table(file, "obs", path), _table(file, "raw/var" if use_raw else "var", path)
         matrix = _matrix(file, layer=layer, use_raw=use_raw, path=path)
-        rows = _Guarded(row_source(matrix, scratch=Path(folder), progress=progress), path)
+        rows = GuardedRows(row_source(matrix, scratch=Path(folder), progress=progress), path)
         if (rows.n_rows, rows.n_cols) != (len(obs), len(var)):
             msg = (
                 f"The matrix in {path} is {rows.n_rows:,} × {rows.n_cols:,}, but its tables name {len(obs):,} cells and "
@@ -191,24 +245,83 @@ def h5ad_source(
         yield H5adSource(rows, obs, var)
 
 
-class _Guarded:
-    """Rows of a file; what HDF5 says of a damaged one is put into words."""
+class GuardedRows:
+    """Rows of a file; what HDF5 says of a damaged one is put into words.
+
+    Parameters
+    ----------
+    source
+        Rows as they are in the file.
+    path
+        The file; used in messages.
+    """
 
     def __init__(self, source: RowSource, path: Path) -> None:
         self.n_rows, self.n_cols = source.n_rows, source.n_cols
         self._source, self._path = source, path
 
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
-        """Return the rows ``start:stop``."""
+        """Return the rows ``start:stop``.
+
+        Raises
+        ------
+        DataError
+            They cannot be read.
+        """
+        return self._guarded(lambda: self._source.read(start, stop), f"Rows {start}:{stop}")
+
+    def sample(self, n_blocks: int, n_rows: int) -> Iterator[tuple[int, sparse.csr_matrix]]:
+        """Yield a few blocks to look at, each with the row that it begins at, without reading all.
+
+        Rows are taken from places spread over the matrix; of a matrix stored by columns all rows of the first columns.
+
+        Raises
+        ------
+        DataError
+            They cannot be read.
+        """
+        if isinstance(self._source, ColumnRows):
+            columns = self._source._column_blocks()
+            yield 0, self._guarded(lambda: next(columns), "The first columns")
+            return
+        for start, stop in spread_blocks(self.n_rows, n_blocks, n_rows):
+            yield start, self.read(start, stop)
+
+    def _guarded(self, read: Callable[[], sparse.csr_matrix], what: str) -> sparse.csr_matrix:
+        """Read and check a block."""
         try:
-            block = self._source.read(start, stop)
+            block = read()
             block.check_format(full_check=True)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError, KeyError, MemoryError) as error:
             if isinstance(error, DataError):
                 raise
-            msg = f"Rows {start}:{stop} of {self._path} cannot be read ({error}); the file is damaged or the scratch disk full. Copy or write it again."
+            msg = f"{what} of {self._path} cannot be read ({error}); the file is damaged or the scratch disk full. Copy or write it again."
             raise DataError(msg) from error
         return block
+
+
+def spread_blocks(n: int, n_blocks: int, n_rows: int) -> list[tuple[int, int]]:
+    """First and last row of disjoint blocks spread over all rows, the first and the last rows among them."""
+    if n <= n_blocks * n_rows:
+        return [(0, n)] if n else []
+    starts = np.linspace(0, n - n_rows, n_blocks).astype(np.int64).tolist()
+    return [(start, start + n_rows) for start in starts]
+
+
+def h5ad_matrices(path: Path | str) -> tuple[str, ...]:
+    """Names of the matrices in an h5ad file, sorted: ``X``, ``layers/NAME`` and ``raw/X``.
+
+    Raises
+    ------
+    OSError
+        It cannot be opened as HDF5.
+    """
+    import h5py
+
+    with h5py.File(path, "r") as file:
+        names = [name for name in ("X", "raw/X") if name in file]
+        names += [f"layers/{name}" for name in file.get("layers", {})]
+    return tuple(sorted(names))
 
 
 def _table(file: "h5py.File", key: str, path: Path) -> "pd.DataFrame":
@@ -222,7 +335,14 @@ def _table(file: "h5py.File", key: str, path: Path) -> "pd.DataFrame":
             f"{path} has no {key}; found {_names(file)}, {hint}. Check that this is the right file."
         )
         raise DataError(msg)
-    table = read_elem(file[key]) if "encoding-type" in file[key].attrs else None
+    try:
+        table = read_elem(file[key]) if "encoding-type" in file[key].attrs else None
+    except (
+        Exception
+    ) as error:  # anndata has errors of its own for what it does not know, in no public place
+        said = str(error).partition("\n")[0]
+        msg = f"{key} of {path} cannot be read ({type(error).__name__}: {said}); the file is damaged or of a newer anndata. Copy or write it again."
+        raise DataError(msg) from error
     if not isinstance(table, pd.DataFrame):
         msg = f"{key} of {path} is in a form that anndata no longer reads; expected an h5ad file of anndata 0.7 or later. Open and write it again with anndata.read_h5ad."
         raise DataError(msg)
@@ -240,7 +360,9 @@ def _matrix(file: "h5py.File", *, layer: str | None, use_raw: bool, path: Path) 
         raise DataError(msg)
     key = f"layers/{layer}" if layer is not None else "raw/X" if use_raw else "X"
     node = file.get(key)
-    is_sparse = isinstance(node, h5py.Group) and {"data", "indices", "indptr"} <= set(node)
+    is_sparse = isinstance(node, h5py.Group) and all(
+        isinstance(node.get(part), h5py.Dataset) for part in ("data", "indices", "indptr")
+    )
     if not is_sparse and not (isinstance(node, h5py.Dataset) and node.ndim == 2):
         msg = (
             f"{path} has no matrix {key}; it has the layers {_names(layers)}{' and raw' if 'raw' in file else ''}. "

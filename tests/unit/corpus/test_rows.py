@@ -1,6 +1,7 @@
 """Row blocks of every kind of matrix."""
 
 import gc
+from itertools import pairwise
 
 import anndata as ad
 import h5py
@@ -8,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from cellfm.corpus import columns
-from cellfm.corpus.rows import h5ad_source, row_source
+from cellfm.corpus import columns, rows
+from cellfm.corpus.rows import h5ad_matrices, h5ad_source, row_source, spread_blocks
 from cellfm.errors import CountsError, DataError
 
 DENSE = np.random.default_rng(1).poisson(0.5, (23, 11)).astype(np.float32)
@@ -241,6 +242,62 @@ def test_h5ad_of_before_2019(tmp_path):
     with h5py.File(tmp_path / "old.h5ad", "w") as file:
         file["obs"] = np.array([(b"a", 1.0)], dtype=[("index", "S1"), ("n", float)])
     refused("obs of .* no longer reads", tmp_path / "old.h5ad")
+
+
+def test_h5ad_with_a_damaged_table(path):
+    with h5py.File(path, "a") as file:
+        file["obs/kind"].attrs["encoding-type"] = "categorica"
+    refused(r"obs of .* cannot be read \(IORegistryError: No read method", path)
+
+
+def test_h5ad_matrices(path):
+    assert h5ad_matrices(path) == ("X", "layers/counts", "layers/dense", "raw/X")
+
+
+@pytest.mark.parametrize("key", ["X", "layers/counts", "layers/dense"])
+def test_h5ad_sample_is_small_and_spread(path, small_buckets, key):
+    layer = key.removeprefix("layers/") if key != "X" else None
+    with h5ad_source(path, layer=layer) as source:
+        sample = list(source.rows.sample(3, 2))
+        whole = source.rows.read(0, 23).toarray()
+    if key == "layers/counts":  # by columns: all rows of the first ones
+        ((first, block),) = sample
+        assert (first, block.shape[0]) == (0, 23)
+        assert 0 < block.shape[1] < 7
+        assert (block.toarray() == whole[:, : block.shape[1]]).all()
+        return
+    assert [first for first, _ in sample] == [0, 10, 21]
+    for first, block in sample:
+        assert (block.toarray() == whole[first : first + 2]).all()
+
+
+def test_spread_blocks():
+    assert spread_blocks(0, 3, 2) == []
+    assert spread_blocks(6, 3, 2) == [(0, 6)]
+    assert spread_blocks(7, 3, 2) == [(0, 2), (2, 4), (5, 7)]
+    blocks = spread_blocks(1000, 16, 60)
+    assert all(a[1] <= b[0] for a, b in pairwise(blocks))
+
+
+@pytest.mark.parametrize(
+    ("part", "value"), [("indices", 23), ("indices", -1), ("indptr", 9999), ("indptr", -1)]
+)
+def test_h5ad_columns_with_places_outside(path, part, value):
+    """Scipy would write outside the memory."""
+    with h5py.File(path, "a") as file:
+        file[f"layers/counts/{part}"][3] = value
+    with (
+        pytest.raises(DataError, match="damaged"),
+        h5ad_source(path, layer="counts") as source,
+    ):
+        source.rows.read(0, 23)
+
+
+def test_dense_rows_in_pieces(monkeypatch):
+    monkeypatch.setattr(rows, "PIECE_VALUES", 30)
+    assert same(row_source(DENSE))
+    monkeypatch.setattr(rows, "PIECE_VALUES", 1)
+    assert same(row_source(DENSE.astype(np.float16)), DENSE.astype(np.float16))
 
 
 def test_h5ad_whose_tables_do_not_fit(path):

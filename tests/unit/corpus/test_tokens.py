@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from cellfm.corpus import tokens
-from cellfm.corpus.tokens import cut, tokenize, vocabulary_counts
+from cellfm.corpus import ragged
+from cellfm.corpus.ragged import cut, vocabulary_counts
+from cellfm.corpus.tokens import tokenize
 from cellfm.errors import ConfigError, DataError
 
 TOKEN = np.array([3, 0, 1, 3, 2], dtype=np.int32)
@@ -84,7 +85,7 @@ def test_nothing_mapped():
 
 def test_chunks_change_nothing(monkeypatch):
     whole = tokenize(BLOCK, TOKEN, max_genes=2)
-    monkeypatch.setattr(tokens, "CHUNK", 1)
+    monkeypatch.setattr(ragged, "CHUNK", 1)
     parts = tokenize(BLOCK, TOKEN, max_genes=2)
     for name in ("gene", "value", "offsets", "depth"):
         assert getattr(whole, name).tolist() == getattr(parts, name).tolist()
