@@ -13,14 +13,20 @@ from cellfm.cli import split_docstring
 
 NAMES = {"Pretrained", "__version__", "load", "pl", "pp", "tl"}
 TOOLS = {"EmbedSummary", "embed", "embed_file", "gene_embeddings", "pretrain", "pretrain_file"}
-PLOTS = {"embedding", "learning_curve"}
+PLOTS = {"corpus", "embedding", "learning_curve"}
 CHECKS = {"FileCheck", "check_counts", "check_file", "match_genes"}
 COMMANDS = {
+    "corpus add",
+    "corpus build",
+    "corpus check",
+    "corpus contains",
+    "corpus describe",
     "demo",
     "embed",
     "genes check",
     "genes embed",
     "pretrain",
+    "simulate",
     "weights export",
     "weights import",
     "weights new",
@@ -81,8 +87,9 @@ def test_commands_mirror_the_functions() -> None:
     assert set(names(embed_genes)) == {*names(tl.gene_embeddings), "target", "overwrite"}
     # A recipe and its overrides make the config; the data come by name.
     own, theirs = names(pretrain), names(tl.pretrain_file)
-    assert set(own) - {"recipe", "overrides", "data"} == set(theirs) - {"config", "source"}
-    assert all(own[name] == theirs[name] for name in set(own) & set(theirs))
+    assert set(own) - {"recipe", "overrides", "data", "plan"} == set(theirs) - {"config", "source"}
+    # The command names the run folder after the recipe.
+    assert all(own[name] == theirs[name] for name in (set(own) & set(theirs)) - {"out"})
 
 
 def test_embedding_a_file_is_embedding_an_anndata() -> None:

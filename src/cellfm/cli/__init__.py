@@ -4,17 +4,18 @@ import sys
 import traceback
 from collections.abc import Sequence
 from importlib import metadata
+from signal import SIGTERM
 
 from cyclopts import App, CycloptsError, Parameter
 
 from cellfm.errors import CellFMError
 
-FAILED, USER_ERROR, INTERRUPTED = 1, 2, 130
+FAILED, USER_ERROR, SET_ASIDE, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 HELP_FLAGS = ("--help", "-h")
 
 _EPILOGUE = (
-    "Each command explains itself: cellfm embed --help. Exit codes: 0 done, 1 failed, 2 something in the input is wrong; "
-    "--debug shows where in the code."
+    "Each command explains itself: cellfm embed --help. Exit codes: 0 done, 1 failed, 2 something in the input is wrong, "
+    "3 done but some sources of a corpus were set aside; --debug shows where in the code."
 )
 
 
@@ -39,7 +40,13 @@ app = App(
 # Import strings: no command's module is loaded before it is asked for. The summaries are the docstrings' first lines.
 app.command("cellfm.cli.demo:demo", help="Show on real cells what CellFM does, offline.")
 app.command("cellfm.cli.embed:embed", help="Embed the cells of an h5ad file.")
-app.command("cellfm.cli.pretrain:pretrain", help="Pretrain a model on the counts of an h5ad file.")
+app.command(
+    "cellfm.cli.simulate:simulate", help="Write an h5ad file of simulated counts with known truth."
+)
+app.command(
+    "cellfm.cli.pretrain:pretrain",
+    help="Pretrain a model on a corpus store or on the counts of an h5ad file.",
+)
 
 genes = _group("genes", "Look at genes: their embeddings, and how those of a file match.")
 genes.command(
@@ -47,6 +54,16 @@ genes.command(
 )
 genes.command(
     "cellfm.cli.genes:check", help="Report whether a file's genes and counts fit a model."
+)
+
+corpus = _group("corpus", "Make a corpus of count files to pretrain on, and look into one.")
+corpus.command("cellfm.cli.corpus:build", help="Make a corpus of count files.")
+corpus.command("cellfm.cli.corpus:add", help="Add sources to a corpus.")
+corpus.command("cellfm.cli.corpus:check", help="Verify that a corpus is whole.")
+corpus.command("cellfm.cli.corpus:describe", help="Print and draw what is in a corpus.")
+corpus.command(
+    "cellfm.cli.corpus:contains",
+    help="Say whether a file, its cells and its donors are in a corpus.",
 )
 
 weights = _group("weights", "Make, convert and inspect weights folders.")
@@ -81,21 +98,23 @@ def run(arguments: Sequence[str]) -> int:
 
     Returns
     -------
-    The exit code: 0 done, 1 failed, 2 the user's input is wrong, 130 interrupted.
+    The exit code: 0 done, 1 failed, 2 the user's input is wrong, 3 sources of a corpus were set aside, 130 interrupted, 143 ended by SIGTERM.
     """
     debug = "--debug" in arguments
     words = [word for word in arguments if word != "--debug"]
     try:
         if not words or set(words) & set(HELP_FLAGS):
             _complete_help(words)
-        app(words, exit_on_error=False, result_action="return_none")
+        code = app(words, exit_on_error=False, result_action="return_value")
     except CycloptsError:  # printed by cyclopts
         return USER_ERROR
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        by_signal = SIGTERM in interrupt.args
         _complain(
-            "Interrupted. 'cellfm embed' goes on by the same command, 'cellfm pretrain' by the same with --resume."
+            f"{'Ended by SIGTERM' if by_signal else 'Interrupted'}. 'cellfm embed' and 'cellfm corpus build' go on by the same command, 'cellfm "
+            "pretrain' by the same with --resume."
         )
-        return INTERRUPTED
+        return TERMINATED if by_signal else INTERRUPTED
     except (CellFMError, OSError) as error:
         if debug:
             traceback.print_exc()
@@ -103,7 +122,7 @@ def run(arguments: Sequence[str]) -> int:
         # A loss that is not finite is a failure of the run, not of what was asked for.
         inputs = isinstance(error, CellFMError) and not isinstance(error, ArithmeticError)
         return USER_ERROR if inputs else FAILED
-    return 0
+    return code if isinstance(code, int) else 0  # most commands return nothing
 
 
 def _complete_help(words: Sequence[str]) -> None:

@@ -87,6 +87,29 @@ def test_learning_curve_draws_what_was_measured(tmp_path) -> None:
     assert lines["training, gene-wise decoder"] == [[s, 1.1 / s] for s in (1, 2, 3)]
 
 
+def test_learning_curve_of_one_of_several_sets() -> None:
+    other = [
+        {**line, "set": "donor=A", "gene_loss": 0.7, "pca_loss": 0.6, "untrained_gene_loss": 5.0}
+        for line in HELD_OUT
+    ]
+    both = [{**line, "set": "cells"} for line in HELD_OUT] + other
+    first = {line.get_label() for line in pl.learning_curve(both).lines}
+    assert "held out, PCA" not in first
+    axes = pl.learning_curve(both, held_out="donor=A")
+    lines = {line.get_label(): line.get_ydata().tolist() for line in axes.lines}
+    assert lines["held out, gene-wise decoder"] == [0.7] * 3
+    assert lines["held out, PCA"] == [0.6] * 3
+    assert lines["held out, untrained network"] == [5.0] * 3
+    assert axes.get_title() == "held out: donor=A"
+    with pytest.raises(DataError, match=r"no held-out set 'B'.*they have \['cells', 'donor=A'\]"):
+        pl.learning_curve(both, held_out="B")
+
+
+def test_learning_curve_without_skipped_steps() -> None:
+    lines = pl.learning_curve([*TRAIN, {"kind": "train", "step": 4, "skipped": 9}]).lines
+    assert lines[0].get_xydata().tolist() == [[s, 1.1 / s] for s in (1, 2, 3)]
+
+
 def test_learning_curve_refuses_other_files(tmp_path) -> None:
     with pytest.raises(DataError, match=r"There is no metrics file .*absent.*metrics\.jsonl"):
         pl.learning_curve(tmp_path / "absent")
