@@ -15,7 +15,7 @@ def ask(description: str, *, cells: int, repeats: int = 3) -> argparse.Namespace
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="cellfm-80m")
+    parser.add_argument("--preset", default="80m")
     parser.add_argument("--cells", type=int, default=cells)
     parser.add_argument("--repeats", type=int, default=repeats)
     torch.set_num_threads(1)

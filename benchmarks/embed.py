@@ -1,6 +1,6 @@
 """Cell states per core-second: the ladder from a plain padded encoder to the fast path, in one process.
 
-    python benchmarks/embed.py [--preset cellfm-80m] [--cells 8] [--repeats 3]
+    python benchmarks/embed.py [--preset 80m] [--cells 8] [--repeats 3]
 
 The yardstick pads every cell to 2,048 genes, as the published pipeline does; its best batch size counts. Times are
 thread times of one thread, variants interleaved, medians. Errors are of the cell states against float64.

@@ -1,7 +1,7 @@
 """Speed and peak memory of whole files, through the command line.
 
 python benchmarks/files.py embed COUNTS.h5ad [--cells 200000]   # its cells, drawn again and thinned to a quarter
-python benchmarks/files.py import [--preset cellfm-800m]        # a checkpoint of that size, with Adam moments
+python benchmarks/files.py import [--preset 800m]        # a checkpoint of that size, with Adam moments
 """
 
 import argparse
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("what", choices=("embed", "import"))
     parser.add_argument("source", type=Path, nargs="?")
     parser.add_argument("--cells", type=int, default=200_000)
-    parser.add_argument("--preset", default="cellfm-800m")
+    parser.add_argument("--preset", default="800m")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as name:
         folder = Path(name)
@@ -107,7 +107,7 @@ def main() -> None:
         if options.source is None:
             parser.error("embed needs a file of raw counts")
         resample(options.source, folder / "in.h5ad", options.cells)
-        run("weights", "new", "cellfm-mini", folder / "mini")
+        run("weights", "new", "mini", folder / "mini")
         run("embed", folder / "in.h5ad", folder / "out.h5ad", "--model", folder / "mini")
 
 

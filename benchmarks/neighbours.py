@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", type=int, default=48)
     n_cells = parser.parse_args().cells
-    network = initialise(CellFM(preset("cellfm-80m")), torch.Generator().manual_seed(0)).eval()
+    network = initialise(CellFM(preset("80m")), torch.Generator().manual_seed(0)).eval()
     cells = realistic_cells(n_cells, n_genes=network.config.n_genes)
     parts = [cells.cells(i, i + 1) for i in range(n_cells)]
     with torch.inference_mode():

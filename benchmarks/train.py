@@ -1,6 +1,6 @@
 """A training step: ragged with row selection against a plain padded float32 step, same loss and gradients.
 
-python benchmarks/train.py [--preset cellfm-80m] [--cells 4] [--repeats 3]
+python benchmarks/train.py [--preset 80m] [--cells 4] [--repeats 3]
 """
 
 import statistics

@@ -27,6 +27,8 @@ class CellBatch:
         Genes that enter the loss; pretraining only.
     target
         Their true value; pretraining only.
+    absent
+        For each scored gene another one that the cell does not express, 0 for none; pretraining with a detection term only.
     zero
         Genes put in although their count is zero (for the zero heads); their value embedding is a learned one.
     """
@@ -38,6 +40,7 @@ class CellBatch:
     hidden: Bool[Tensor, " token"] | None = None
     scored: Bool[Tensor, " token"] | None = None
     target: Float[Tensor, " token"] | None = None
+    absent: Int[Tensor, " token"] | None = None
     zero: Bool[Tensor, " token"] | None = None
 
     @property

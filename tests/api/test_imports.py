@@ -101,6 +101,38 @@ def test_help_loads_nothing_heavy(words: list[str]) -> None:
     assert set(loaded).isdisjoint(HEAVY)
 
 
+@pytest.mark.parametrize(
+    "modules",
+    [
+        "cellfm.corpus.build, cellfm.corpus.curate, cellfm.train.plan",
+        "cellfm.train, cellfm.corpus.mask",
+    ],
+)
+def test_workers_of_a_build_and_the_plan_load_no_torch(modules: str) -> None:
+    """A second of start and 200 MB for each of many processes."""
+    loaded = json.loads(
+        python(f"import sys, json, {modules}; print(json.dumps(sorted(sys.modules)))")
+    )
+    assert "torch" not in loaded
+
+
+def test_lazy_names_of_train_are_no_modules() -> None:
+    """A module of the same name would take the place of a function as soon as anything imports it."""
+    code = (
+        "import importlib, pkgutil, sys, types, cellfm.train as room\n"
+        "for module in pkgutil.walk_packages(room.__path__, room.__name__ + '.'):\n"
+        "    importlib.import_module(module.name)\n"
+        "print([name for name in room.__all__ if isinstance(getattr(room, name), types.ModuleType)])\n"
+        "print(set(room.__all__) == set(room._MODULES))\n"
+        "try:\n    room.evalute\nexcept AttributeError as error:\n    print(error)\n"
+    )
+    assert python(code).splitlines() == [
+        "[]",
+        "True",
+        "module 'cellfm.train' has no attribute 'evalute'",
+    ]
+
+
 def test_a_mistake_in_a_recipe_shows_before_torch_is_loaded() -> None:
     code = (
         "import sys, json; from cellfm.cli import run; "

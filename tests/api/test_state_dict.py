@@ -9,10 +9,12 @@ from cellfm.config import ModelConfig, preset, presets
 from cellfm.nn import CellFM
 
 HASHES = {
-    "cellfm-800m": "db4e4f5a72bba465eff975e2ee2427266b1779ef3a8a12004ccc9ea82027b8d2",
-    "cellfm-80m": "6bff56a37155b67ef3fe94e1bf2107d7e4b49c8a2970abb7e33ba6e14de6ffe7",
-    "cellfm-mini": "076476ce1e305fc957a57952b1ed5b59188e3a806c789930ced484673c673965",
+    "3b": "e634674710974a28161bdebce51f8f6f2d1b0e907dc1ffe64f0f082f14b15d97",
+    "800m": "db4e4f5a72bba465eff975e2ee2427266b1779ef3a8a12004ccc9ea82027b8d2",
+    "80m": "6bff56a37155b67ef3fe94e1bf2107d7e4b49c8a2970abb7e33ba6e14de6ffe7",
+    "mini": "35c88c4d67923ce8af7dbee19627c9d82011544b4513838121f8dae03c2a96ca",
     "debug": "32ce48d0cca0cb3ce332cfca5bd79df241a0dbdb684cc1253852bfe9bdc881bf",
+    "small": "571799803c434fef9ff2e24459d88b9df66d19f1781cf5b1ab4a33da249baceb",
     "everything": "fc324e76e3f171a2b35df4e0be00c859d8315e5463b1e14987ce53e48fa70b1e",
 }
 """SHA-256 of the lines "name shape" in alphabetical order; a change here breaks every weights folder there is."""

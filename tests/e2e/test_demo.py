@@ -133,7 +133,14 @@ def test_everything_scored_is_hidden() -> None:
 
 
 def test_verdict_does_not_spin() -> None:
-    loss = HeldOutScore(gene_loss=0.5, cell_loss=0.3, gene_mean_loss=0.4, n_scored=9)
+    loss = HeldOutScore(
+        name="cells",
+        gene_loss=0.5,
+        cell_loss=0.3,
+        baselines={"gene_mean": 0.4},
+        gene_r2=None,
+        n_scored=9,
+    )
     scores = {"CellFM": 0.5, "random weights": 0.4, "PCA": 0.7}
     rows = tuple(
         ProbeRow(

@@ -1,6 +1,10 @@
 """Pretraining on the command line, and what its run folder holds."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import anndata
@@ -8,10 +12,12 @@ import numpy as np
 import pytest
 
 from cellfm import tl
+from cellfm.cli import run as run_command
 from cellfm.config import PretrainConfig
 from cellfm.config import load as load_config
 from cellfm.errors import ConfigError, DataError, OutputExistsError, ResumeError
 from cellfm.genes import Vocabulary
+from cellfm.train import RunProgress
 from cellfm.weights.folder import load
 from tests.e2e import simulate
 from tests.e2e.conftest import Cellfm
@@ -29,12 +35,23 @@ def vocabulary(simulated: Path) -> Vocabulary:
 
 def test_pretrain_makes_a_run_and_a_model(cellfm: Cellfm, simulated: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    words = ["pretrain", "debug", "optim.lr=2e-3", "--data", simulated, "--out", run]
+    words = ["pretrain", "debug", simulated, "optim.lr=2e-3", "--out", run]
     outcome = cellfm(*words)
     assert outcome.code == 0, outcome.err
     assert "20 steps done" in outcome.out
-    assert "each gene's mean" in outcome.out
-    assert f"wrote {run / 'model'}" in outcome.out
+    assert "gene's mean" in outcome.out
+    assert f"wrote {run / 'model'} and {run / 'metrics.jsonl'}" in outcome.out
+    (table,) = [
+        line.split() for line in outcome.out.splitlines() if line.strip().startswith("cells")
+    ]
+    score = metrics(run)[-1]
+    names = ["gene_loss", "cell_loss", "untrained_gene_loss", "gene_mean_loss", "pca_loss"]
+    assert table[:7] == [
+        "cells",
+        f"{score['n_scored']:,}",
+        *(f"{score[name]:.4f}" for name in names),
+    ]
+    assert "step 10 of 20: cells gene-wise" in outcome.err
     config = json.loads((run / "config.json").read_text())
     assert config["optim"]["lr"] == 2e-3
     assert config["model"]["n_genes"] == len(Vocabulary.from_hgnc())
@@ -63,7 +80,7 @@ def test_existing_run_is_only_gone_on_with_when_asked(
     cellfm: Cellfm, simulated: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    words = ["pretrain", "debug", "schedule.n_steps=2", "--data", simulated, "--out", run]
+    words = ["pretrain", "debug", simulated, "schedule.n_steps=2", "--out", run]
     assert cellfm(*words).code == 0
     weights = (run / "model" / "model.safetensors").read_bytes()
     refused = cellfm(*words)
@@ -88,6 +105,7 @@ def test_existing_run_is_only_gone_on_with_when_asked(
             "Set data.thin=false",
         ),
         (["debug", "--device", "abacus"], "The device 'abacus' cannot be used"),
+        (["debug", "data.where=[tissue=blood]"], "data.where choose cells by the metadata"),
         (["debug", "--layer", "spliced"], "no layer 'spliced'"),
         (["debug", "--layer", "logged"], "log1p-normalised"),
     ],
@@ -95,7 +113,7 @@ def test_existing_run_is_only_gone_on_with_when_asked(
 def test_mistakes_are_explained(
     cellfm: Cellfm, simulated: Path, tmp_path: Path, *, words: list[str], message: str
 ) -> None:
-    outcome = cellfm("pretrain", *words, "--data", simulated, "--out", tmp_path / "run")
+    outcome = cellfm("pretrain", words[0], simulated, *words[1:], "--out", tmp_path / "run")
     assert outcome.code == 2
     assert message in outcome.err
     assert "Traceback" not in outcome.err
@@ -113,8 +131,8 @@ def test_resume_equals_the_straight_run(
     config = load_config(PretrainConfig, "debug", ["run.checkpoint_every=4", "schedule.n_steps=12"])
     straight = tl.pretrain(adata, config, tmp_path / "straight", vocabulary=vocabulary)
 
-    def stop(done: int, total: int) -> None:
-        if done == 7:
+    def stop(now: RunProgress) -> None:
+        if now.step == 7:
             raise Stop
 
     with pytest.raises(Stop):
@@ -126,7 +144,7 @@ def test_resume_equals_the_straight_run(
         config,
         tmp_path / "torn",
         resume=True,  # the genes come from the run's own genes.tsv
-        progress=lambda done, total: seen.append((done, total)),
+        progress=lambda now: seen.append((now.step, now.n_steps)),
     )
     assert seen == [(step, 12) for step in range(5, 13)]  # from the checkpoint of step 4
     assert resumed.held_out == straight.held_out
@@ -165,7 +183,7 @@ def test_log1p_data_train_without_thinning(
     options = {"layer": "logged", "scale": "log1p", "vocabulary": vocabulary}
     result = tl.pretrain(adata, config, tmp_path / "run", **options)
     assert result.finished
-    assert result.held_out is None
+    assert result.held_out == ()
     assert "No cells were held out" in (tmp_path / "run" / "model" / "card.md").read_text()
     thinned = load_config(PretrainConfig, "debug", [*steps, "data.thin=true"])
     with pytest.raises(ConfigError, match="no counts to thin"):
@@ -184,3 +202,112 @@ def test_empty_cells_are_left_out(simulated: Path, vocabulary: Vocabulary, tmp_p
     assert (data["n_cells"], data["n_empty"]) == (simulate.N_CELLS - 3, 3)
     with pytest.raises(DataError, match="None of the 600 cells has a count"):
         tl.pretrain(empty, config, tmp_path / "none", vocabulary=vocabulary)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of two files with two donors each."""
+    folder = tmp_path_factory.mktemp("corpus")
+    for name, seed in {"first": 1, "second": 2}.items():
+        path = simulate.counts(folder / f"{name}.h5ad", n_cells=300, seed=seed)
+        adata = anndata.read_h5ad(path)
+        adata.obs["donor"] = [f"{name}{i % 2}" for i in range(adata.n_obs)]
+        adata.write_h5ad(path)
+    words = [folder / "first.h5ad", folder / "second.h5ad", folder / "store", "--min-genes", 1]
+    assert run_command([str(word) for word in ["corpus", "build", *words]]) in (0, None)
+    return folder / "store"
+
+
+def test_pretrain_on_a_store(cellfm: Cellfm, store: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    chosen = ["data.held_out_datasets=[second]", "data.held_out=0.1", "data.weights.first=2"]
+    words = ["pretrain", "debug", store, *chosen, "data.lanes=2", "--out", run]
+    outcome = cellfm(*words, "schedule.n_steps=8")
+    assert outcome.code == 0, outcome.err
+    assert {line["set"] for line in metrics(run) if line["kind"] == "held_out"} == {
+        "dataset=second",
+        "cells",
+    }
+    data = json.loads((run / "data.json").read_text())
+    assert data["sha256"] == json.loads((store / "corpus.json").read_text())["hash"]
+    assert data["n_held_out"]["dataset=second"] == 300
+    assert data["n_train"] + data["n_held_out"]["cells"] == 300
+    assert load(run / "model").vocabulary == Vocabulary.read(store / "genes.tsv")
+    assert "the corpus store" in (run / "model" / "card.md").read_text()
+    again = cellfm(*words, "schedule.n_steps=8", "--resume")
+    assert again.code == 0, again.err
+    other = cellfm(*words, "schedule.n_steps=8", "--resume", "data.held_out=0.2")
+    assert other.code == 2
+    assert "or another choice of cells" in other.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["data.held_out_datasets=[secnd]"], "There is no dataset 'secnd' in the corpus. Did you"),
+        (["--layer", "counts"], "is a corpus store: its counts and genes are fixed"),
+        (["run.trackers=[wandb]"], "which is not installed: pip install wandb"),
+    ],
+)
+def test_mistakes_with_a_store_are_explained(
+    cellfm: Cellfm, store: Path, tmp_path: Path, words: list[str], message: str
+) -> None:
+    outcome = cellfm("pretrain", "debug", store, *words, "--out", tmp_path / "run")
+    assert outcome.code == 2
+    assert message in outcome.err
+
+
+def test_data_that_are_forgotten_or_not_there(cellfm: Cellfm, tmp_path: Path) -> None:
+    for words, message in {
+        (): "The data come after the recipe, but there is none",
+        ("optim.lr=1e-3",): "but 'optim.lr=1e-3' is a change to the recipe",
+        (tmp_path / "absent.h5ad",): "There is no ",
+    }.items():
+        outcome = cellfm("pretrain", "debug", *words)
+        assert outcome.code == 2
+        assert message in outcome.err
+
+
+def test_a_run_has_a_folder_of_its_own_name(
+    cellfm: Cellfm, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["schedule.n_steps=1", "schedule.warmup_steps=0"]
+    assert cellfm("pretrain", "debug", simulated, *words).code == 0
+    assert (tmp_path / "runs" / "debug-simulated" / "model").is_dir()
+
+
+def test_plan(cellfm: Cellfm, store: Path) -> None:
+    outcome = cellfm("pretrain", "--plan", "800m", "cells=100e6", "gpus=32", "gpu=h200")
+    assert outcome.code == 0, outcome.err
+    assert "100,000,000 cells on 32" in outcome.out
+    of_store = cellfm("pretrain", "--plan", "mini", store, "gpu=cpu")
+    assert of_store.code == 0, of_store.err
+    assert "mini: 600 cells" in of_store.out
+
+
+@pytest.mark.slow
+def test_sigterm_saves_and_says_so(simulated: Path, tmp_path: Path) -> None:
+    """From outside, as a batch system does; the same command with --resume goes on."""
+    run = tmp_path / "run"
+    words = ["pretrain", "debug", simulated, "schedule.n_steps=100000", "--out", run, "--resume"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", "import cellfm.cli; cellfm.cli.main()", *map(str, words)],
+        env=environment,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:  # of the first evaluation
+        assert line.startswith("step 10 of"), line
+        break
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert (process.returncode, out) == (143, "")
+    assert "Ended by SIGTERM" in err
+    assert "--resume" in err
+    newest = max((run / "checkpoints").iterdir())
+    assert json.loads((newest / "state.json").read_text())["step"] == int(newest.name[5:])
+    assert not list((run / "checkpoints").glob(".*"))

@@ -5,9 +5,10 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from cellfm.config import OptimConfig
+from cellfm.config import OptimConfig, RunConfig
 from cellfm.nn import masked_expression_loss
-from cellfm.train import build_optimizer, train_step
+from cellfm.train import World, build_optimizer, train_step
+from cellfm.train.parallel import Trainee
 from tests.parity.fixtures import imported, numbers, ragged, their_names
 
 PUBLISHED = OptimConfig(
@@ -26,13 +27,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory):
     optimizer = build_optimizer(network, PUBLISHED)
     _, batch = ragged(numbers("tiny_cellfm"))
     theirs = their_names(network)
+    trainee = Trainee.of(network, masked_expression_loss, run=RunConfig(), world=World())
     losses, clipped = [], {}
     for step in range(5):
         result = train_step(
-            network,
-            batch,
+            trainee,
+            [batch],
             optimizer,
-            objective=masked_expression_loss,
             optim=PUBLISHED,
             step=step,
             seed=0,

@@ -4,6 +4,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cellfm.corpus.mask import mask_cells
 from cellfm.corpus.sample import EpochSampler, InMemoryCells
 
 quick = settings(derandomize=True, deadline=None, max_examples=60)
@@ -87,3 +88,75 @@ def test_splits_are_whole_and_disjoint(lengths, fraction, seed):
     assert sorted([*train.cell, *held_out.cell]) == cells.cell.tolist()
     assert len(held_out) == round(fraction * len(cells))
     assert train.offsets[-1] + held_out.offsets[-1] == cells.offsets[-1]
+
+
+@quick
+@given(
+    st.lists(st.integers(0, 40), min_size=8, max_size=60),
+    st.fixed_dictionaries(
+        {
+            "token_budget": BUDGET,
+            "seed": SEED,
+            "lanes": st.integers(1, 8),
+            "window_rows": st.integers(1, 40),
+            "block_rows": st.integers(1, 16),
+            "length_buckets": st.integers(1, 4),
+        }
+    ),
+    st.booleans(),
+)
+def test_lanes_share_out_an_epoch(lengths, options, some):
+    rows = np.flatnonzero(np.arange(len(lengths)) % 3) if some else None
+    if rows is not None and len(rows) < options["lanes"]:
+        rows = None
+    sampler = EpochSampler(make(lengths), rows=rows, **options)
+    for epoch in range(2):
+        seen = []
+        for lane in range(sampler.n_lanes):
+            first = sum(sampler.n_batches(e, lane=lane) for e in range(epoch))
+            for index in range(sampler.n_batches(epoch, lane=lane)):
+                assert sampler.locate(first + index, lane=lane) == (epoch, index)
+                found = sampler.rows(first + index, lane=lane)
+                assert len(found) == 1 or sum(lengths[r] for r in found) <= options["token_budget"]
+                seen += found.tolist()
+        assert sorted(seen) == (list(range(len(lengths))) if rows is None else rows.tolist())
+
+
+@quick
+@given(
+    st.lists(st.integers(1, 30), min_size=8, max_size=40),
+    SEED,
+    st.integers(1, 8),
+    st.integers(0, 30),
+    st.data(),
+)
+def test_a_step_is_the_same_whatever_the_processes(lengths, seed, lanes, step, data):
+    cells, options = make(lengths), {"token_budget": 60, "seed": seed, "lanes": lanes, "thin": True}
+    whole = EpochSampler(cells, window_rows=10, **options).batches(step)
+    world_size = data.draw(st.integers(1, lanes))
+    shared = {}
+    for rank in range(world_size):  # each process has a sampler of its own, and resumes here
+        found = EpochSampler(cells, window_rows=10, **options).batches(
+            step, rank=rank, world_size=world_size
+        )
+        shared |= dict(zip(range(rank, lanes, world_size), found, strict=True))
+    for lane, batch in enumerate(whole):
+        for one, other in zip(arrays(batch), arrays(shared[lane]), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+@quick
+@given(
+    st.lists(st.integers(0, 3000), min_size=1, max_size=8), st.floats(0, 1), st.floats(0, 1), SEED
+)
+def test_masks_have_the_exact_numbers(lengths, scored, hidden, seed):
+    offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
+    gene = np.concatenate([np.arange(1, n + 1) for n in lengths])
+    drawn = mask_cells(
+        gene, offsets, np.arange(len(lengths)), seed=seed, epoch=1,
+        scored_fraction=scored, hidden_fraction=hidden,
+    )  # fmt: skip
+    for start, stop, n in zip(offsets[:-1], offsets[1:], lengths, strict=True):
+        assert drawn.scored[start:stop].sum() == int(scored * n)
+        assert drawn.hidden[start:stop].sum() == int(hidden * int(scored * n))
+    assert not (drawn.hidden & ~drawn.scored).any()

@@ -79,7 +79,7 @@ def _bundled() -> DemoCells:
     adata.var_names = bundled.raw.var_names
     origin = (
         f"{adata.n_obs} blood cells of one donor × {adata.n_vars} genes (scanpy's pbmc68k_reduced), log-normalised values only, "
-        'so scale="log1p": the read depth of the cells is unknown to the model'
+        'so scale="log1p": the read depth of the cells is unknown to the model; the donor is one of those that mini has seen, in another sample'
     )
     return DemoCells(adata=adata, scale="log1p", label="bulk_labels", origin=origin)
 

@@ -25,10 +25,12 @@ _README = """\
 
 {origin}.
 
-- `embedded.h5ad`: all cells; `obs["split"]` says which were trained on; `obsm`: X_cellfm, X_random (the same network
-  before training), X_pca, and of the held-out cells X_umap_cellfm and X_umap_pca
+- `embedded.h5ad`: all cells; `obs["split"]` says which ones probes, PCA and baselines were fitted on; `obsm`: X_cellfm,
+  X_random (a random network of the same shape), X_pca, and of the held-out cells X_umap_cellfm and X_umap_pca
 - `umap.png`: held-out cells, CellFM beside PCA
 - `table.md`, `table.json`: what probes read off each embedding, with intervals
+"""
+_TRAINED = """\
 - `curve.png`, `metrics.jsonl`: how training went
 - `model/`: the trained weights; `cellfm embed YOUR.h5ad OUT.h5ad --model model` (in this folder) uses them
 """
@@ -42,8 +44,14 @@ class Report:
     table: ProbeTable | None
     held_out: "HeldOutScore"
     n_steps: int
+    """Steps trained here; 0 for the weights of the package."""
     seed: int
     seconds: Mapping[str, float]
+
+    @property
+    def weights(self) -> str:
+        """Whose weights were used."""
+        return f"mini, {self.n_steps:,} steps" if self.n_steps else "mini, as it comes"
 
 
 def write_report(folder: Path, report: Report) -> None:
@@ -58,11 +66,12 @@ def write_report(folder: Path, report: Report) -> None:
     """
     cells = report.cells
     cells.adata.write_h5ad(folder / "embedded.h5ad", compression="gzip")
-    _save(_umap_figure(cells), folder / "umap.png")
-    _save(_curve_figure(folder / "metrics.jsonl"), folder / "curve.png")
+    _save(_umap_figure(cells, report.weights), folder / "umap.png")
+    if report.n_steps:
+        _save(_curve_figure(folder / "metrics.jsonl"), folder / "curve.png")
     (folder / TABLE).write_text(json.dumps(_facts(report), indent=1) + "\n", encoding="utf-8")
     (folder / "table.md").write_text(_markdown(report), encoding="utf-8")
-    readme = _README.format(origin=cells.origin)
+    readme = _README.format(origin=cells.origin) + (_TRAINED if report.n_steps else "")
     (folder / "README.md").write_text(readme, encoding="utf-8")
 
 
@@ -74,12 +83,12 @@ def verdict(table: ProbeTable | None, held_out: "HeldOutScore") -> tuple[str, ..
     table
         Scores; None without labels.
     held_out
-        Loss of the trained network and of each gene's mean.
+        Loss of the network and of the simple predictors.
     """
     line = held_out.gene_mean_loss
     loss = (
-        f"Hidden values of cells not trained on, mean squared error: gene-wise decoder {_against(held_out.gene_loss, line)}; "
-        f"cell-wise decoder {_against(held_out.cell_loss, line)}."
+        f"Hidden values of held-out cells, mean squared error: gene-wise decoder {_against(held_out.gene_loss, line)}; "
+        f"cell-wise decoder {_against(held_out.cell_loss, line)}.{_others(held_out)}"
     )
     if table is None:
         return (
@@ -92,6 +101,12 @@ def verdict(table: ProbeTable | None, held_out: "HeldOutScore") -> tuple[str, ..
 def _against(loss: float, line: float) -> str:
     comparison = "below" if loss < line else "not below"
     return f"{loss:.3f}, {comparison} the {line:.3f} of predicting each gene's mean"
+
+
+def _others(held_out: "HeldOutScore") -> str:
+    names = {"pca": "PCA", "ridge": "ridge regression on its scores"}
+    there = [f"{names[k]} {x:.3f}" for k, x in held_out.baselines.items() if k in names]
+    return f" Also: {', '.join(there)}." if there else ""
 
 
 def _ranking(table: ProbeTable) -> list[str]:
@@ -163,7 +178,7 @@ def _markdown(report: Report) -> str:
     seconds = ", ".join(f"{stage} {time:.0f} s" for stage, time in report.seconds.items())
     lines += [
         "",
-        f"{report.n_steps} training steps, seed {report.seed}, split {report.cells.split_hash[:12]}; {seconds}.",
+        f"Weights: {report.weights}; seed {report.seed}, split {report.cells.split_hash[:12]}; {seconds}.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -180,13 +195,13 @@ def _interval(estimate: Estimate) -> str:
     return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
-def _umap_figure(cells: DemoCells) -> "Figure":
+def _umap_figure(cells: DemoCells, weights: str) -> "Figure":
     from matplotlib.figure import Figure
 
     color = cells.label or "split"
     figure = Figure(figsize=(11.5, 4.6), layout="constrained")
     panels = figure.subplots(1, 2)
-    titles = {"X_umap_cellfm": "CellFM (mini, trained here)", "X_umap_pca": "PCA"}
+    titles = {"X_umap_cellfm": f"CellFM ({weights})", "X_umap_pca": "PCA"}
     for panel, (key, title) in zip(panels, titles.items(), strict=True):
         embedding(cells.adata, key, color=color, ax=panel)
         panel.set(title=title, xlabel="UMAP 1", ylabel="UMAP 2")

@@ -12,15 +12,15 @@ def demo(
     *,
     input: Path | None = None,
     label: str | None = None,
-    steps: int | None = None,
+    steps: int = 0,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
     """Show on real cells what CellFM does, offline.
 
-    Trains the mini model for about a minute on 70 % of the cells, embeds all of them, and compares on the other 30 % what
-    can be read off the embedding with the same network before training and with PCA. Writes OUT with the embedded h5ad,
-    a UMAP picture, the learning curve, a table and the weights, and says which method wins.
+    Embeds the cells with the small model that comes with the package, and compares what simple classifiers, fitted on 70 % of
+    the cells, read off it in the other 30 % with a random network of the same shape and with PCA. Writes OUT with the
+    embedded h5ad, a UMAP picture and a table, and says which method wins. With --steps it trains a model of its own first.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def demo(
     label
         Column of obs of the input with the cell types; without it there is no table.
     steps
-        Training steps.
+        Steps to train the recipe mini on the 70 % first; 0 takes the weights that come with the package.
     seed
         Of split, weights, batches, masks and resamples.
     overwrite

@@ -11,7 +11,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
     source: Path,
     target: Path,
     *,
-    model: str,
+    model: str = "mini",
     key_added: str = "X_cellfm",
     layer: str | None = None,
     use_raw: bool = False,
@@ -38,7 +38,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
     target
         h5ad file to write.
     model
-        Weights folder, or name of one in the cache folder.
+        Weights folder, name of one in the cache folder, or mini: the small model that comes with the package, a demonstration.
     key_added
         Key of obsm for the cell states, and of uns["cellfm"] for the provenance.
     layer
@@ -68,9 +68,11 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
 
     Examples
     --------
+    cellfm embed pbmc.h5ad pbmc_mini.h5ad
+
     cellfm embed pbmc.h5ad pbmc_embedded.h5ad --model weights/cellfm-80m
 
-    cellfm embed pbmc.h5ad out.h5ad --model cellfm-80m --layer counts --genes=cell_type
+    cellfm embed pbmc.h5ad out.h5ad --model weights/cellfm-80m --layer counts --genes=cell_type
     """
     from cellfm import tl
     from cellfm.cli.progress import progress_bar

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
+    from cellfm.train import HeldOutScore, RunProgress
+
 Advance = Callable[[int, int], None]
 """Called with what is done and what there is to do in all."""
 
@@ -39,6 +41,68 @@ def progress_bar(what: str, *, unit: str) -> Iterator[Advance]:
         task = bar.add_task(what, total=None)
         # Rich leaves the first call out of the speed: what an earlier run has done does not count towards it.
         yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def training_line() -> "Iterator[Callable[[RunProgress], None]]":
+    """Show on standard error how a run goes; on what is no terminal, a line for each evaluation.
+
+    Nothing is shown before the first call: of many processes one is told.
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+    console = Console(stderr=True)
+    columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}"))
+    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    task = bar.add_task("", start=False)
+
+    def advance(now: "RunProgress") -> None:
+        bar.start()  # again and again, which changes nothing
+        bar.update(task, completed=now.step, total=now.n_steps, description=status_text(now))
+        for score in now.held_out:
+            text = f"step {now.step:,} of {now.n_steps:,}: {score_text(score)}"
+            bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    try:
+        yield advance
+    finally:
+        bar.stop()
+
+
+def status_text(now: "RunProgress") -> str:
+    """Say in a line how a run goes.
+
+    Parameters
+    ----------
+    now
+        Where it is.
+    """
+    hours, seconds = divmod(round(now.seconds_left), 3600)
+    parts = [
+        f"loss {now.loss:.4f}",
+        f"{now.scored_per_second:,.0f} scored/s",
+        f"{now.cells_per_second:,.0f} cells/s",
+        f"MFU {now.mfu:.0%}",
+        f"wait {now.wait_share:.0%}",
+        f"{now.memory / 2**30:.1f} GiB",
+        f"{hours}:{seconds // 60:02d}:{seconds % 60:02d} left",
+    ]
+    if now.skipped:
+        parts.append(f"{now.skipped} skipped")
+    return " · ".join(parts)
+
+
+def score_text(score: "HeldOutScore") -> str:
+    """Say how a network does on held-out cells, beside the lines to beat.
+
+    Parameters
+    ----------
+    score
+        Its errors and those of the baselines.
+    """
+    lines = "".join(f", {name} {loss:.4f}" for name, loss in score.baselines.items())
+    return f"{score.name} gene-wise {score.gene_loss:.4f}, cell-wise {score.cell_loss:.4f}{lines}"
 
 
 @contextmanager

@@ -114,7 +114,7 @@ def new(preset: str, out: Path, *, seed: int = 0) -> None:
     Parameters
     ----------
     preset
-        Shape of the network: cellfm-80m, cellfm-800m, cellfm-mini or debug.
+        Shape of the network: debug, mini, small, 80m, 800m or 3b.
     out
         Weights folder to make.
     seed
@@ -122,7 +122,7 @@ def new(preset: str, out: Path, *, seed: int = 0) -> None:
 
     Examples
     --------
-    cellfm weights new cellfm-mini weights/random
+    cellfm weights new mini weights/random
     """
     from cellfm.genes.vocabulary import Vocabulary
     from cellfm.weights import folder

@@ -4,6 +4,7 @@ from cellfm.config.load import from_dict, load, preset, presets, to_dict
 from cellfm.config.model import ModelConfig
 from cellfm.config.pretrain import (
     DataConfig,
+    ObjectiveConfig,
     OptimConfig,
     PretrainConfig,
     RunConfig,
@@ -13,6 +14,7 @@ from cellfm.config.pretrain import (
 __all__ = [
     "DataConfig",
     "ModelConfig",
+    "ObjectiveConfig",
     "OptimConfig",
     "PretrainConfig",
     "RunConfig",

@@ -25,6 +25,8 @@ class ModelConfig:
     """Carry the gene-wise and cell-wise decoders of the masked-expression objective."""
     zero_heads: bool = False
     """Carry the two heads that predict the probability of expression."""
+    detection_head: bool = False
+    """Carry the cell-wise one of these heads, which the detection term of pretraining needs."""
     lora_rank: int = 0
     """Rank of the adapters on every projection of every layer; 0 means none."""
     n_clusters: int = 0
@@ -54,6 +56,9 @@ class ModelConfig:
             raise ConfigError(msg)
         if self.zero_heads and not self.decoders:
             msg = "ModelConfig.zero_heads is true but decoders is false; the zero heads extend the decoders."
+            raise ConfigError(msg)
+        if self.detection_head and not self.decoders:
+            msg = "ModelConfig.detection_head is true but decoders is false; the head extends the decoders."
             raise ConfigError(msg)
 
     @property

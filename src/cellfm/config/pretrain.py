@@ -1,7 +1,8 @@
 """Everything that decides a pretraining run."""
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cellfm.config.model import ModelConfig
@@ -25,24 +26,68 @@ def _within(owner: object, name: str, interval: str, *, inside: bool) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
-    """How cells become batches."""
+    """Which cells are learned from, and how they become batches."""
 
     token_budget: int = 16384
-    """Expressed genes of all cells of a batch together; a batch is cut by this, not by a number of cells."""
+    """Expressed genes of all cells of a micro-batch together; it is cut by this, not by a number of cells."""
+    lanes: int = 1
+    """Micro-batches of a step. They are shared out over the processes: whatever their number, a step is the same."""
+    window_rows: int = 8192
+    """Rows that are read and shuffled together; a store is shuffled on disk already."""
+    length_buckets: int = 1
+    """Classes of similar length that the cells of a window are batched by; 1 mixes all lengths."""
+    prefetch: int = 2
+    """Steps whose batches are made ahead by a thread; 0 makes each when it is needed. Changes no result."""
     held_out: float = 0.1
-    """Fraction of the cells that is never trained on and judges the model."""
+    """Fraction of the cells, beside held-out datasets and donors, that is never trained on and judges the model."""
+    held_out_datasets: tuple[str, ...] = ()
+    """Datasets of a store that are never trained on; each is a held-out set of its own."""
+    held_out_donors: tuple[str, ...] = ()
+    """Donors of a store that are never trained on; together they are a held-out set."""
+    held_out_cells: int = 2000
+    """Cells of a held-out set that are judged at most; more are still never trained on."""
+    where: tuple[str, ...] = ()
+    """Conditions that all cells of a store must meet: tissue=blood, tissue=blood|lung, disease!=normal."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Visits to each cell of a dataset in an epoch; 1 for datasets that are not named."""
     scored_fraction: float = 0.2
     """Fraction of a cell's genes that enters the loss."""
     hidden_fraction: float = 0.8
     """Fraction of the scored genes whose value the network does not see."""
+    genes_per_cell: int | None = None
+    """Genes drawn from a longer cell, anew each epoch: more cells a step for the same work; null shows all of them."""
+    gene_start: Literal["random", "pca"] = "random"
+    """Where the gene table starts: at random, or at the gene loadings of a PCA of training cells, rotated at random."""
     thin: bool = False
     """Thin the counts of every second cell binomially and ask for the full ones: read-depth augmentation."""
 
     def __post_init__(self) -> None:
-        _at_least(self, token_budget=1)
+        _at_least(self, token_budget=1, lanes=1, window_rows=1, length_buckets=1, prefetch=0)
+        _at_least(self, held_out_cells=1)
+        if self.genes_per_cell is not None:
+            _at_least(self, genes_per_cell=1)
         _within(self, "held_out", "[0, 1)", inside=0.0 <= self.held_out < 1.0)
         _within(self, "scored_fraction", "(0, 1]", inside=0.0 < self.scored_fraction <= 1.0)
         _within(self, "hidden_fraction", "[0, 1]", inside=0.0 <= self.hidden_fraction <= 1.0)
+        for condition in self.where:
+            if not condition.partition("=")[0].strip("! ") or "=" not in condition:
+                msg = f"DataConfig.where has {condition!r}; expected COLUMN=VALUE, COLUMN=VALUE|VALUE or COLUMN!=VALUE, such as tissue=blood."
+                raise ConfigError(msg)
+        for name, weight in self.weights.items():
+            if not 0.0 <= weight < math.inf:
+                msg = f"DataConfig.weights of {name!r} is {weight}; it must be in [0, ∞): visits to each of its cells in an epoch."
+                raise ConfigError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectiveConfig:
+    """What is minimised besides the two squared errors of masked-expression recovery."""
+
+    detection: float = 0.0
+    """Weight of the detection term: which genes a cell expresses, asked of its state; needs model.detection_head."""
+
+    def __post_init__(self) -> None:
+        _within(self, "detection", "[0, ∞)", inside=0.0 <= self.detection < math.inf)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,34 +122,60 @@ class OptimConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScheduleConfig:
-    """Learning rate over the steps: linear warm-up, then half a cosine."""
+    """Learning rate over the steps: linear warm-up, then half a cosine, or level and a linear end."""
 
     n_steps: int
     """Optimiser steps of the whole run."""
     warmup_steps: int = 0
     """Steps over which the rate rises linearly to its highest value."""
+    kind: Literal["cosine", "wsd"] = "cosine"
+    """cosine falls from the warm-up on; wsd (warm-up, stable, decay) stays at the highest rate until the decay."""
+    decay_fraction: float = 0.2
+    """Of wsd: share of the steps, the last ones, over which the rate falls linearly."""
     final_fraction: float = 0.1
     """Rate of the last step as a fraction of the highest; 1 keeps the rate constant."""
 
     def __post_init__(self) -> None:
         _at_least(self, n_steps=1, warmup_steps=0)
         _within(self, "final_fraction", "[0, 1]", inside=0.0 <= self.final_fraction <= 1.0)
+        _within(self, "decay_fraction", "[0, 1]", inside=0.0 <= self.decay_fraction <= 1.0)
         if self.warmup_steps > self.n_steps:
             msg = (
                 f"ScheduleConfig.warmup_steps {self.warmup_steps} is more than n_steps {self.n_steps}; "
                 "the highest learning rate would never be reached. Shorten the warm-up."
             )
             raise ConfigError(msg)
+        if self.kind == "wsd" and self.warmup_steps + self.decay_steps > self.n_steps:
+            msg = (
+                f"ScheduleConfig.warmup_steps {self.warmup_steps} and the {self.decay_steps} steps of the decay (decay_fraction "
+                f"{self.decay_fraction}) are more than n_steps {self.n_steps}. Shorten one of them."
+            )
+            raise ConfigError(msg)
+
+    @property
+    def decay_steps(self) -> int:
+        """Steps of the decay of wsd."""
+        return round(self.decay_fraction * self.n_steps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
-    """Seed, precision and rhythm of a run."""
+    """Seed, precision, processes and rhythm of a run."""
 
     seed: int = 0
     """Decides weights, order of cells, masks and dropout."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Precision of the matrix products; weights, norms and optimiser stay in fp32."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """Under torchrun: every process holds the whole model (ddp), or its share of weights, gradients and moments (fsdp)."""
+    activation_checkpointing: bool = False
+    """Compute each layer's activations again in the backward pass instead of keeping them: less memory, a third more work."""
+    compile: bool = False
+    """Compile the layers with torch.compile."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ()
+    """Where metrics go besides metrics.jsonl."""
+    max_skipped: int = 10
+    """Steps in a row that are skipped because loss or gradient is not finite; one more ends the run."""
     log_every: int = 10
     """Steps between two lines of metrics."""
     eval_every: int = 200
@@ -115,7 +186,15 @@ class RunConfig:
     """Checkpoints to keep; older ones are deleted."""
 
     def __post_init__(self) -> None:
-        _at_least(self, seed=0, log_every=1, eval_every=1, checkpoint_every=1, keep_checkpoints=1)
+        _at_least(
+            self,
+            seed=0,
+            max_skipped=0,
+            log_every=1,
+            eval_every=1,
+            checkpoint_every=1,
+            keep_checkpoints=1,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,15 +207,23 @@ class PretrainConfig:
     """Steps and learning rate over them."""
     data: DataConfig = DataConfig()
     """How cells become batches."""
+    objective: ObjectiveConfig = ObjectiveConfig()
+    """What is minimised."""
     optim: OptimConfig = OptimConfig()
     """Optimiser."""
     run: RunConfig = RunConfig()
-    """Seed, precision and rhythm."""
+    """Seed, precision, processes and rhythm."""
 
     def __post_init__(self) -> None:
         if not self.model.decoders:
             msg = (
                 "PretrainConfig.model.decoders is false, but masked-expression recovery needs the decoders. "
                 "Set model.decoders=true."
+            )
+            raise ConfigError(msg)
+        if self.objective.detection and not (self.model.detection_head or self.model.zero_heads):
+            msg = (
+                f"PretrainConfig.objective.detection is {self.objective.detection}, but the model has no head for it. "
+                "Set model.detection_head=true, or objective.detection=0."
             )
             raise ConfigError(msg)

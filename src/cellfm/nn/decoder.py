@@ -64,7 +64,13 @@ class CellZeroDecoder(nn.Module):
         self, gene: Float[Tensor, "token dim"], cell: Float[Tensor, "token dim"]
     ) -> Float[Tensor, " token"]:
         """Return a probability for each gene."""
-        return (functional.linear(gene, self.weight, self.bias) * cell).sum(-1).sigmoid()
+        return self.logit(gene, cell).sigmoid()
+
+    def logit(
+        self, gene: Float[Tensor, "token dim"], cell: Float[Tensor, "token dim"]
+    ) -> Float[Tensor, " token"]:
+        """Return its log odds, which keep their slope where the probability is rounded to 0 or 1."""
+        return (functional.linear(gene, self.weight, self.bias) * cell).sum(-1)
 
 
 class Affine(nn.Module):

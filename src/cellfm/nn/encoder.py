@@ -3,7 +3,7 @@
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -107,20 +107,27 @@ class Asked(NamedTuple):
     """Rows whose last-layer state is wanted: [CLS] of each cell, then maybe its scored genes."""
 
     rows: Int[Tensor, " query"]
-    is_cell: Bool[Tensor, " query"]
+    cells: Int[Tensor, " cell"]
+    """Which of them are [CLS]."""
+    genes: Int[Tensor, " scored"]
+    """Which of them are scored genes."""
     per_cell: tuple[int, ...]
 
     @classmethod
     def of(cls, batch: CellBatch, layout: Layout, *, scored: bool) -> "Asked":
-        """Pick the rows of a batch."""
-        cls_rows = layout.prefix_rows[:, 0]
+        """Pick the rows of a batch; what depends on its content is found on the CPU, where the cells are cut."""
+        cls_rows, cell = layout.prefix_rows[:, 0], torch.arange(batch.n_cells)
         if not scored or batch.scored is None:
-            everywhere = torch.ones_like(cls_rows, dtype=torch.bool)
-            return cls(cls_rows, everywhere, (1,) * batch.n_cells)
-        rows, order = torch.cat([cls_rows, layout.gene_rows[batch.scored]]).sort()
+            places = cell.to(cls_rows.device)
+            return cls(cls_rows, places, places[:0], (1,) * batch.n_cells)
         before = torch.cat([batch.offsets.new_zeros(1), batch.scored.cpu().cumsum(0)])
-        per_cell = 1 + before[batch.offsets].diff()
-        return cls(rows, order < batch.n_cells, tuple(per_cell.tolist()))
+        n_scored = before[batch.offsets].diff()
+        cells = (before[batch.offsets[:-1]] + cell).to(cls_rows.device)
+        shift = 1 + cell.repeat_interleave(n_scored)
+        genes = (torch.arange(len(shift)) + shift).to(cls_rows.device)
+        rows = cls_rows.new_empty(len(cell) + len(shift))
+        rows[cells], rows[genes] = cls_rows, layout.gene_rows[batch.scored]
+        return cls(rows, cells, genes, tuple((1 + n_scored).tolist()))
 
 
 class CellFM(nn.Module):
@@ -150,6 +157,7 @@ class CellFM(nn.Module):
             self.cell_decoder = CellDecoder(config.dim)
         if config.zero_heads:
             self.gene_zero_decoder = GeneZeroDecoder(config.dim)
+        if config.zero_heads or config.detection_head:
             self.cell_zero_decoder = CellZeroDecoder(config.dim)
         if config.n_clusters:
             self.annotation = AnnotationHead(config.dim, config.n_heads, config.n_clusters)
@@ -183,7 +191,7 @@ class CellFM(nn.Module):
             return States(x[layout.prefix_rows[:, 0]], x[layout.gene_rows])
         asked = Asked.of(batch, layout, scored=wanted == "scored")
         x = self._last_states(batch, layout, asked)
-        return States(x[asked.is_cell], x[~asked.is_cell])
+        return States(x[asked.cells], x[asked.genes])
 
     def cluster_logits(self, batch: CellBatch) -> Float[Tensor, "cell cluster"]:
         """Return the annotation head's logit of each class for each cell; it reads all rows of the cell.

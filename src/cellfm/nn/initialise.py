@@ -1,7 +1,7 @@
 """Random weights, in one function."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cellfm.nn.encoder import CellFM
 
@@ -32,16 +32,25 @@ def initialise(network: CellFM, generator: torch.Generator) -> CellFM:
     generator
         Source of all randomness.
     """
-    gain = (8.0 * network.config.n_layers) ** -0.25
     for name, parameter in network.named_parameters():
-        _fill(name, parameter, gain, generator)
-    network.gene_embedding.weight[0] = 0.0
+        fill(name, parameter, n_layers=network.config.n_layers, generator=generator)
     return network
 
 
-def _fill(
-    name: str, parameter: nn.Parameter, block_gain: float, generator: torch.Generator
-) -> None:
+@torch.no_grad()
+def fill(name: str, parameter: Tensor, *, n_layers: int, generator: torch.Generator) -> None:
+    """Fill one parameter of a network; :func:`initialise` does so for all, in their order.
+
+    Parameters
+    ----------
+    name, parameter
+        As in ``named_parameters()``.
+    n_layers
+        Layers of the network.
+    generator
+        Source of all randomness.
+    """
+    block_gain = (8.0 * n_layers) ** -0.25
     *path, last = name.split(".")
     if last in ZERO:
         parameter.zero_()
@@ -63,8 +72,10 @@ def _fill(
     else:
         n_in = parameter.shape[-1]
         parameter.uniform_(-(n_in**-0.5), n_in**-0.5, generator=generator)
+    if name == "gene_embedding.weight":
+        parameter[0] = 0.0
 
 
-def _prefix_fan(parameter: nn.Parameter) -> int:
+def _prefix_fan(parameter: Tensor) -> int:
     dim, n = parameter.shape[-1], parameter.numel() // parameter.shape[-1]
     return dim * n + dim

@@ -12,11 +12,13 @@ from cellfm.nn.encoder import CellFM
 
 
 class Loss(NamedTuple):
-    """The masked-expression loss and its two halves."""
+    """The masked-expression loss and its parts."""
 
     total: Float[Tensor, ""]
     gene: Float[Tensor, ""]
     cell: Float[Tensor, ""]
+    detection: Float[Tensor, ""] | None = None
+    """Of the detection term, before its weight; None without one."""
 
 
 class Prediction(NamedTuple):
@@ -31,25 +33,84 @@ def predict_scored(network: CellFM, batch: CellBatch) -> Prediction:
     if batch.scored is None:
         msg = "predict_scored needs a batch with `scored`; masks come from cellfm.corpus.mask."
         raise ValueError(msg)
-    states = network.encode(batch, wanted="scored")
-    cell = torch.arange(batch.n_cells).repeat_interleave(batch.offsets.diff()).to(batch.gene.device)
-    repeated = states.cell[cell[batch.scored]]
-    gene = network.gene_embedding(batch.gene[batch.scored])
-    return Prediction(network.gene_decoder(states.gene), network.cell_decoder(gene, repeated))
+    return _predict(network, _scored_rows(network, batch))
 
 
-def masked_expression_loss(network: CellFM, batch: CellBatch) -> Loss:
+def masked_expression_loss(network: CellFM, batch: CellBatch, *, detection: float = 0.0) -> Loss:
     r"""Mean squared error over the scored genes of the batch, gene-wise plus cell-wise (Zeng et al. 2025).
 
-    .. math:: L = \frac{1}{|M|}\sum_{i \in M} (y_i - \hat y_i^\mathrm{gene})^2 + (y_i - \hat y_i^\mathrm{cell})^2
+    .. math::
+        L = \frac{1}{|M|}\sum_{i \in M} (y_i - \hat y_i^\mathrm{gene})^2 + (y_i - \hat y_i^\mathrm{cell})^2 + \delta\, D, \qquad
+        D = -\frac{1}{|M|}\sum_{i \in M} \tfrac{1}{2}\big(\log p_i + \log(1 - p_{a(i)})\big)
+
+    The detection term *D* (ours; off by default) asks the cell's state which genes the cell expresses:
+    :math:`p_i = \sigma(\langle W_z g_i + b, h_\mathrm{cls} \rangle)` of a scored gene against that of a gene :math:`a(i)` which the
+    cell lacks; the second logarithm is left out where none was found. The squared errors only ask *how much* of a gene there is,
+    given that there is some; most of what tells cell types apart in sparse counts is which genes there are.
 
     A batch that scores nothing has loss 0.
+
+    Parameters
+    ----------
+    network
+        Network; with a detection head if `detection` is above 0.
+    batch
+        Masked cells; with `absent` genes if `detection` is above 0.
+    detection
+        Weight δ.
     """
-    prediction = predict_scored(network, batch)
+    rows = _scored_rows(network, batch)
+    prediction = _predict(network, rows)
     target = batch.target[batch.scored] if batch.target is not None else batch.value[batch.scored]
     gene = mean_square(prediction.gene.float() - target)
     cell = mean_square(prediction.cell.float() - target)
-    return Loss(gene + cell, gene, cell)
+    if not detection:
+        return Loss(gene + cell, gene, cell)
+    found = detection_loss(network, batch, rows)
+    return Loss(gene + cell + detection * found, gene, cell, found)
+
+
+def detection_loss(network: CellFM, batch: CellBatch, rows: "ScoredRows") -> Float[Tensor, ""]:
+    """Mean over the scored genes of half the cross-entropy of "does the cell express it", and of the absent one beside it.
+
+    Like the squared errors it is a mean over scored genes, so that a cut into micro-batches changes nothing.
+    """
+    if batch.absent is None:
+        msg = "The detection term needs a batch with `absent`; the sampler draws it when asked to."
+        raise ValueError(msg)
+    absent = batch.absent[batch.scored]
+    there = absent > 0
+    lacking = network.gene_embedding(absent[there])
+    present = network.cell_zero_decoder.logit(rows.gene, rows.cell)
+    missing = network.cell_zero_decoder.logit(lacking, rows.cell[there])
+    # log(p) of a logit is -softplus(-logit): finite with a slope wherever the probability itself would be 0 or 1
+    cost = functional.softplus(-present.float()).sum() + functional.softplus(missing.float()).sum()
+    return cost / max(2 * present.numel(), 1)
+
+
+class ScoredRows(NamedTuple):
+    """What the decoders read, one row per scored gene."""
+
+    state: Float[Tensor, "scored dim"]
+    """Last-layer state of the gene."""
+    gene: Float[Tensor, "scored dim"]
+    """Embedding of the gene."""
+    cell: Float[Tensor, "scored dim"]
+    """Last-layer state of its cell."""
+
+
+def _scored_rows(network: CellFM, batch: CellBatch) -> ScoredRows:
+    states = network.encode(batch, wanted="scored")
+    cell = torch.arange(batch.n_cells).repeat_interleave(batch.offsets.diff()).to(batch.gene.device)
+    return ScoredRows(
+        state=states.gene,
+        gene=network.gene_embedding(batch.gene[batch.scored]),
+        cell=states.cell[cell[batch.scored]],
+    )
+
+
+def _predict(network: CellFM, rows: ScoredRows) -> Prediction:
+    return Prediction(network.gene_decoder(rows.state), network.cell_decoder(rows.gene, rows.cell))
 
 
 def mean_square(error: Float[Tensor, " scored"]) -> Float[Tensor, ""]:

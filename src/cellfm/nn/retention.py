@@ -1,5 +1,6 @@
 """The equation: gated linear attention over the set of expressed genes."""
 
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 
@@ -44,11 +45,17 @@ def linear_attention(
     starts = zip(
         accumulate(segments.queries, initial=0), accumulate(segments.keys, initial=0), strict=True
     )
-    with torch.autocast(q.device.type, enabled=False):
+    with _without_autocast(q.device):
         for (q0, k0), (q1, k1) in pairwise(starts):
             asked, keys, values = (_by_head(x) for x in (q[q0:q1], k[k0:k1], v[k0:k1]))
             mixed.append(torch.bmm(asked, torch.bmm(keys.mT, values)).transpose(0, 1))
     return torch.cat(mixed) if mixed else q
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Keep the precision of the operands; the meta device, which plans and counts, knows no autocast."""
+    known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if known else nullcontext()
 
 
 def _by_head(x: Float[Tensor, "row head d"]) -> Float[Tensor, "head row d"]:

@@ -22,7 +22,7 @@ from cellfm.tl._states import (
     check_key,
     provenance,
 )
-from cellfm.weights.folder import Pretrained
+from cellfm.weights.folder import MINI, Pretrained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 def embed(  # noqa: PLR0913 - the arguments of a user's question
     adata: "AnnData",
-    model: Pretrained | str | Path,
+    model: Pretrained | str | Path = MINI,
     *,
     key_added: str = "X_cellfm",
     layer: str | None = None,

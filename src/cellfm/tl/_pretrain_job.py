@@ -1,35 +1,36 @@
 """A pretraining run from cells to weights folder: what `pretrain` and `pretrain_file` share."""
 
-import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 
 from cellfm._version import __version__
 from cellfm.config import PretrainConfig
-from cellfm.corpus.cells import InMemoryCells, gene_means
+from cellfm.corpus.baselines import Baselines
 from cellfm.corpus.counts import Scale
-from cellfm.corpus.rows import RowSource
-from cellfm.corpus.sample import EpochSampler, evaluation_batches
-from cellfm.errors import ConfigError, DataError, OutputExistsError, ResumeError
-from cellfm.genes import GeneReport, Vocabulary
-from cellfm.nn import CellFM, initialise
+from cellfm.errors import ConfigError, OutputExistsError, ResumeError
+from cellfm.genes import Vocabulary
+from cellfm.nn import CellFM
 from cellfm.tl._device import choose_device
-from cellfm.tl._embed import Progress, match_genes
-from cellfm.tl._states import EmbedOptions
-from cellfm.train import HeldOut, RunFolder, RunResult
+from cellfm.tl._pretrain_cells import TrainingCells
+from cellfm.train import (
+    HeldOutScore,
+    RunFolder,
+    RunProgress,
+    RunResult,
+    World,
+    check_trackers,
+    open_world,
+)
 from cellfm.train import pretrain as train
+from cellfm.train.parallel import check_lanes
 from cellfm.train.state import write_json
 from cellfm.weights import folder as weights_folder
 from cellfm.weights.card import shape_text
-
-if TYPE_CHECKING:
-    import pandas as pd
-    from scipy.sparse import csr_matrix
 
 GENES, DATA, MODEL, STARTED = "genes.tsv", "data.json", "model", "run.json"
 
@@ -46,7 +47,7 @@ A CellFM network pretrained from scratch by masked-expression recovery with cell
 
 ## Training
 
-{n_steps:,} steps, seed {seed}, at most {token_budget:,} expressed genes a batch. The whole recipe is in the run folder's config.json.
+{n_steps:,} steps of {lanes} × at most {token_budget:,} expressed genes, seed {seed}. The whole recipe is in the run folder's config.json.
 
 ## Held-out cells
 
@@ -60,190 +61,170 @@ Nothing of the published CellFM weights is in here. The terms of the training da
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainJob:
-    """A run whose settings have been checked."""
+    """A run whose settings have been checked, in one of its processes."""
 
     config: PretrainConfig
     out: Path
-    options: EmbedOptions
     vocabulary: Vocabulary
-    device: str
+    world: World
     origin: str
+    resume: bool
 
     @classmethod
-    def start(
+    @contextmanager
+    def open(
         cls,
         config: PretrainConfig,
         out: Path,
         *,
-        options: EmbedOptions,
         vocabulary: Vocabulary | None,
         resume: bool,
         device: str | None,
         origin: str,
-    ) -> "PretrainJob":
-        """Check what can be checked before any data are read."""
-        _check_data_config(config, options.scale)
-        _check_folder(out, resume=resume)
-        if vocabulary is None:
-            begun = out / GENES
-            vocabulary = Vocabulary.read(begun) if begun.is_file() else Vocabulary.from_hgnc()
-        return cls(
-            config=replace(config, model=replace(config.model, n_genes=len(vocabulary))),
-            out=out,
-            options=options,
-            vocabulary=vocabulary,
-            device=choose_device(device),
-            origin=origin,
-        )
+    ) -> Iterator["PretrainJob"]:
+        """Check what can be checked before any data are read, and join the other processes."""
+        check_trackers(config.run.trackers)
+        with open_world(choose_device(device)) as world:
+            check_lanes(config.data.lanes, world)
+            if world.is_first:
+                _check_folder(out, resume=resume)
+            world.wait()
+            if vocabulary is None:
+                begun = out / GENES
+                vocabulary = Vocabulary.read(begun) if begun.is_file() else Vocabulary.from_hgnc()
+            yield cls(
+                config=replace(config, model=replace(config.model, n_genes=len(vocabulary))),
+                out=out,
+                vocabulary=vocabulary,
+                world=world,
+                origin=origin,
+                resume=resume,
+            )
 
-    def run(self, source: RowSource, var: "pd.DataFrame", progress: Progress | None) -> RunResult:
-        """Read the cells, train, write the weights folder."""
-        tally = _Tally(source, self.options.scale)
-        match = match_genes(var, self.vocabulary, self.options)
-        cells = InMemoryCells.from_source(tally, match.token, scale=self.options.scale)
-        report = replace(
-            match.report, coverage=tally.share(float(cells.count.sum(dtype=np.float64)))
-        )
-        kept = _without_empty(cells)
-        about = self._describe(kept, report, n_empty=len(cells) - len(kept))
-        train_cells, held_out_cells = kept.split(
-            self.config.data.held_out, seed=self.config.run.seed
-        )
-        n_steps = self.config.schedule.n_steps
-        generator = torch.Generator().manual_seed(self.config.run.seed)
-        network = initialise(CellFM(self.config.model), generator)
+    def run(
+        self, cells: TrainingCells, progress: Callable[[RunProgress], None] | None
+    ) -> RunResult:
+        """Train, and write the weights folder."""
+        config, world, seed = self.config, self.world, self.config.run.seed
+        about = {"origin": self.origin, **cells.about}
+        if world.is_first:
+            self._describe(about)
+        world.wait()
+        baselines = None
+        if world.is_first and (cells.held_out or config.data.gene_start == "pca"):
+            n_genes = len(self.vocabulary)
+            baselines = cells.fit_baselines(config.data, n_genes=n_genes, seed=seed)
+        # Made from the seed on the device, so that a large one need never be whole in any process.
+        with torch.device("meta"):
+            network = CellFM(config.model)
         result = train(
-            self.config,
-            self._sampler(train_cells),
+            config,
+            cells.sampler(config.data, seed=seed, absent=config.objective.detection > 0),
             network=network,
             run_folder=RunFolder(path=self.out, vocabulary_hash=self.vocabulary.hash),
-            held_out=self._held_out(train_cells, held_out_cells),
-            device=self.device,
-            progress=None if progress is None else lambda done: progress(done, n_steps),
+            held_out=cells.held_out_sets(config.data, seed=seed, baselines=baselines),
+            world=world,
+            gene_start=self._gene_start(baselines),
+            progress=progress if world.is_first else None,
         )
-        self._save(network, result, about)
+        if world.is_first:
+            self._save(result, about)
+        world.wait()
         return result
 
-    def _sampler(self, cells: InMemoryCells) -> EpochSampler:
-        data = self.config.data
-        return EpochSampler(
-            cells,
-            token_budget=data.token_budget,
-            seed=self.config.run.seed,
-            scored_fraction=data.scored_fraction,
-            hidden_fraction=data.hidden_fraction,
-            thin=data.thin,
-        )
-
-    def _held_out(self, train_cells: InMemoryCells, cells: InMemoryCells) -> HeldOut | None:
-        if not len(cells):
+    def _gene_start(self, baselines: Baselines | None) -> torch.Tensor | None:
+        """Return the gene table that the recipe begins with, the first process's in all of them."""
+        if self.config.data.gene_start == "random":
             return None
-        batches = evaluation_batches(
-            cells,
-            token_budget=self.config.data.token_budget,
-            seed=self.config.run.seed,
-            scored_fraction=self.config.data.scored_fraction,
-            hidden_fraction=1.0,  # a value that is seen would be no test of recovery
-        )
-        means = gene_means(train_cells, len(self.vocabulary))
-        return HeldOut(batches=list(batches), gene_mean=torch.from_numpy(means))
+        model = self.config.model
+        table = torch.zeros(model.n_genes + 1, model.dim)
+        if baselines is not None:
+            table = torch.from_numpy(baselines.gene_table(model.dim, seed=self.config.run.seed))
+        return self.world.broadcast(table)
 
-    def _describe(
-        self, cells: InMemoryCells, report: GeneReport, *, n_empty: int
-    ) -> dict[str, object]:
+    def _describe(self, about: Mapping[str, object]) -> None:
         """Write down which cells the run is about; they must be the same on resume."""
-        about: dict[str, object] = {
-            "origin": self.origin,
-            "sha256": _cells_hash(cells),
-            "scale": self.options.scale,
-            "n_cells": len(cells),
-            "n_empty": n_empty,
-            "genes": report.to_dict(),
-        }
         file = self.out / DATA
         if file.is_file():
             self._check_same_cells(json.loads(file.read_text(encoding="utf-8")), about)
-            return about
+            return
         self.out.mkdir(parents=True, exist_ok=True)
         self.vocabulary.write(self.out / GENES)
         write_json(file, about)
-        return about
 
-    def _check_same_cells(self, begun: dict[str, object], about: dict[str, object]) -> None:
-        if begun.get("sha256") == about["sha256"]:
+    def _check_same_cells(self, begun: Mapping[str, object], about: Mapping[str, object]) -> None:
+        if all(begun.get(key) == about.get(key) for key in ("sha256", "selection")):
             return
         msg = (
             f"{self.out} holds a run on other counts: {begun.get('n_cells')} cells of {begun.get('origin')} there, "
-            f"{about['n_cells']} cells of {self.origin} now, or the same with other genes. Resume with the data it began with, "
-            "or choose a new folder."
+            f"{about['n_cells']} cells of {self.origin} now, or the same with other genes or another choice of cells. Resume with "
+            "the data it began with, or choose a new folder."
         )
         raise ResumeError(msg)
 
-    def _save(self, network: CellFM, result: RunResult, about: dict[str, object]) -> None:
-        score = result.held_out
+    def _save(self, result: RunResult, about: Mapping[str, object]) -> None:
         provenance = {
             "source": f"pretrained from scratch on {self.origin}",
             "data_sha256": str(about["sha256"]),
             "n_cells": str(about["n_cells"]),
-            "scale": self.options.scale,
+            "scale": str(about.get("scale", "counts")),
             "n_steps": str(result.step),
             "seed": str(self.config.run.seed),
         }
-        if score is not None:
-            provenance |= {f"held_out_{name}": f"{x:.6g}" for name, x in asdict(score).items()}
+        for score in result.held_out:
+            for name, value in score.line().items():
+                if not isinstance(value, str):
+                    provenance[f"held_out {score.name} {name}"] = f"{value:.6g}"
+        assert result.network is not None  # in the first process
         weights_folder.save(
             self.out / MODEL,
-            network.cpu(),
+            result.network,
             self.vocabulary,
             card=self._card(result, about),
             provenance=provenance,
             overwrite=True,  # of an earlier end of this run: the folder has been checked
         )
 
-    def _card(self, result: RunResult, about: dict[str, object]) -> str:
-        score = result.held_out
-        metrics = (
-            "No cells were held out."
-            if score is None
-            else f"Mean squared error on {score.n_scored:,} hidden values: gene-wise decoder {score.gene_loss:.4f}, cell-wise decoder "
-            f"{score.cell_loss:.4f}; each gene's mean, the line to beat, {score.gene_mean_loss:.4f}."
-        )
-        genes = about["genes"]
-        assert isinstance(genes, dict)
+    def _card(self, result: RunResult, about: Mapping[str, object]) -> str:
         return _CARD.format(
             title=self.out.resolve().name,
             version=__version__,
             shape=shape_text(self.config.model),
-            data=f"{about['n_cells']:,} cells of {self.origin}, scale {self.options.scale}; "
-            f"{genes['n_matched']:,} of {genes['n_input']:,} genes matched.",
+            data=_data_text(about),
             n_steps=result.step,
             seed=self.config.run.seed,
+            lanes=self.config.data.lanes,
             token_budget=self.config.data.token_budget,
-            metrics=metrics,
+            metrics="\n\n".join(map(_score_text, result.held_out)) or "No cells were held out.",
         )
 
 
-class _Tally:
-    """Rows of a source, with the sum of all counts that went by."""
-
-    def __init__(self, source: RowSource, scale: Scale) -> None:
-        self.n_rows, self.n_cols = source.n_rows, source.n_cols
-        self._source, self._scale, self._total = source, scale, 0.0
-
-    def read(self, start: int, stop: int) -> "csr_matrix":
-        """Return the rows ``start:stop``."""
-        block = self._source.read(start, stop)
-        # float16 and the like are refused by the count check that follows
-        counts = block.data.astype(np.float64)
-        self._total += float((np.expm1(counts) if self._scale == "log1p" else counts).sum())
-        return block
-
-    def share(self, part: float) -> float | None:
-        """Return a part of the counts as a fraction of all."""
-        return part / self._total if self._total else None
+def _data_text(about: Mapping[str, object]) -> str:
+    cells = f"{about['n_cells']:,} cells of {about['origin']}"
+    genes = about.get("genes")
+    if isinstance(genes, dict):
+        return f"{cells}, scale {about['scale']}; {genes['n_matched']:,} of {genes['n_input']:,} genes matched."
+    return (
+        f"{cells}, {about['n_train']:,} of them trained on; sha256 of the corpus {about['sha256']}."
+    )
 
 
-def _check_data_config(config: PretrainConfig, scale: Scale) -> None:
+def _score_text(score: HeldOutScore) -> str:
+    lines = ", ".join(f"{_baseline_name(name)} {x:.4f}" for name, x in score.baselines.items())
+    return (
+        f"{score.name}: mean squared error on {score.n_scored:,} hidden values: gene-wise decoder {score.gene_loss:.4f}, cell-wise "
+        f"decoder {score.cell_loss:.4f}. To beat: {lines}; the untrained network {score.untrained_gene_loss:.4f}."
+    )
+
+
+def _baseline_name(name: str) -> str:
+    return {"gene_mean": "each gene's mean", "pca": "PCA", "ridge": "ridge regression"}.get(
+        name, name
+    )
+
+
+def check_thinning(config: PretrainConfig, scale: Scale) -> None:
+    """Refuse to thin what are no counts."""
     if scale == "log1p" and config.data.thin:
         msg = (
             'data.thin is true, but with scale="log1p" there are no counts to thin. Set data.thin=false, or give raw counts '
@@ -262,19 +243,3 @@ def _check_folder(out: Path, *, resume: bool) -> None:
     if not (out / STARTED).is_file() and not (out / DATA).is_file():
         msg = f"{out} holds no run: neither {STARTED} nor {DATA} is there. Give the folder of a run, or a new one."
         raise ResumeError(msg)
-
-
-def _without_empty(cells: InMemoryCells) -> InMemoryCells:
-    """Leave out cells without any vocabulary gene: they have nothing to hide or to score."""
-    full = np.flatnonzero(cells.lengths)
-    if not len(full):
-        msg = f"None of the {len(cells):,} cells has a count on a gene of the vocabulary. Check layer, raw and gene_names."
-        raise DataError(msg)
-    return cells if len(full) == len(cells) else cells.select(full)
-
-
-def _cells_hash(cells: InMemoryCells) -> str:
-    digest = hashlib.sha256()
-    for array in (cells.gene, cells.count, cells.offsets, cells.cell):
-        digest.update(np.ascontiguousarray(array).data)
-    return digest.hexdigest()

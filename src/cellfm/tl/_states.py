@@ -14,7 +14,8 @@ import torch
 
 from cellfm.batch import CellBatch
 from cellfm.corpus.counts import Scale, check_counts, empty_rows, refuse_empty_rows
-from cellfm.corpus.tokens import cut, tokenize
+from cellfm.corpus.ragged import cut
+from cellfm.corpus.tokens import tokenize
 from cellfm.errors import ConfigError
 from cellfm.genes import GeneMatch, GeneReport
 from cellfm.nn.kernels.cell_state import CellStates, Precision

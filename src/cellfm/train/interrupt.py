@@ -1,4 +1,4 @@
-"""Ctrl-C between two steps instead of in the middle of one."""
+"""Ctrl-C and SIGTERM between two steps instead of in the middle of one."""
 
 import signal
 import threading
@@ -6,19 +6,31 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
 
 class Interrupt:
-    """Whether someone asked the run to end."""
+    """Whether someone asked the run to end, and by which signal."""
 
     def __init__(self) -> None:
-        self.asked = False
+        self.signal: signal.Signals | None = None
+
+    @property
+    def asked(self) -> bool:
+        """Whether a signal has come."""
+        return self.signal is not None
+
+    def ask(self, number: int = signal.SIGINT) -> None:
+        """Note a signal; the first one counts."""
+        self.signal = self.signal or signal.Signals(number)
 
 
 @contextmanager
 def deferred_interrupt() -> Iterator[Interrupt]:
-    """Turn the first SIGINT inside into a flag; a second one raises KeyboardInterrupt at once.
+    """Turn the first SIGINT or SIGTERM inside into a flag; after it a SIGINT raises KeyboardInterrupt at once.
 
-    Only the main thread may handle signals; elsewhere nothing changes.
+    A second SIGTERM changes nothing: batch systems send several. Only the main thread may handle signals; elsewhere
+    nothing changes.
     """
     interrupt = Interrupt()
     if threading.current_thread() is not threading.main_thread():
@@ -26,12 +38,13 @@ def deferred_interrupt() -> Iterator[Interrupt]:
         return
 
     def note(number: int, frame: FrameType | None) -> None:
-        interrupt.asked = True
+        interrupt.ask(number)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
-    before = signal.signal(signal.SIGINT, note)
+    before = {number: signal.signal(number, note) for number in SIGNALS}
     try:
         yield interrupt
     finally:
-        # None stands for a handler that was not set from Python and cannot be put back.
-        signal.signal(signal.SIGINT, signal.default_int_handler if before is None else before)
+        for number, handler in before.items():
+            # None stands for a handler that was not set from Python and cannot be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)

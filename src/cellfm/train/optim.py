@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from cellfm.config.pretrain import OptimConfig
+from cellfm.train.parallel import World, is_share, share
 
 FUSED = ("cpu", "cuda")
 
@@ -57,7 +58,9 @@ def build_optimizer(network: nn.Module, config: OptimConfig) -> torch.optim.Opti
 
 
 @torch.no_grad()
-def clip_gradients(parameters: Iterable[nn.Parameter], config: OptimConfig) -> Tensor:
+def clip_gradients(
+    parameters: Iterable[nn.Parameter], config: OptimConfig, *, world: World | None = None
+) -> Tensor:
     """Scale gradients that are longer than the limit down to it, in place.
 
     Parameters
@@ -66,15 +69,20 @@ def clip_gradients(parameters: Iterable[nn.Parameter], config: OptimConfig) -> T
         Those without a gradient are passed over.
     config
         Its `clip_norm` and `clip_per`.
+    world
+        Processes among which the gradients may be shared out; lengths are those of the whole gradients.
 
     Returns
     -------
     L2 norm of the whole gradient before clipping.
     """
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients:
+    found = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not found:
         return torch.zeros(())
+    gradients = [share(gradient) for gradient in found]
     norms = torch.stack(torch._foreach_norm(gradients))
+    if world is not None and is_share(found[0]):
+        norms = world.total_of(norms.square()).sqrt()
     total = torch.linalg.vector_norm(norms)
     if config.clip_norm is None:
         return total

@@ -1,25 +1,33 @@
-"""State of a run on disk: checkpoints that are whole or absent, and the check that a run goes on as it began."""
+"""State of a run on disk: the check that a run goes on as it began, and its JSON files."""
 
 import json
 import os
 import platform
+import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 from cellfm.errors import ResumeError
+from cellfm.train.parallel import World
 
-FORMAT = 1
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
+FORMAT = 2
 PREFIX, PARTIAL = "step-", ".partial"
+FREE = {
+    "data.prefetch",
+    "run.activation_checkpointing",
+    "run.compile",
+    "run.keep_checkpoints",
+    "run.max_skipped",
+    "run.parallel",
+    "run.trackers",
+}
+"""Settings that say how a run is computed, not what: a resumed run may have others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +48,11 @@ class RunFolder:
     def metrics(self) -> Path:
         """File of the metrics."""
         return self.path / "metrics.jsonl"
+
+    @property
+    def about(self) -> Path:
+        """File of what was found out at the start."""
+        return self.path / "run.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,16 +92,20 @@ def write_json(path: Path, content: Mapping[str, object]) -> None:
 
 
 class Opened(NamedTuple):
-    """A run folder that is ready."""
+    """A run folder that is ready; the same in every process."""
 
-    checkpoint: Path | None
-    """The newest checkpoint to go on from, if there is one."""
+    step: int
+    """Steps of the newest checkpoint to go on from, 0 if there is none."""
     routed: bool
     """Whether the run takes the faster float32 products; found out once, so that a resumed run computes the same."""
+    untrained: bool
+    """Whether the scores of the untrained network are known."""
 
 
-def open_run(run: RunFolder, config: Mapping[str, object], *, pays: Callable[[], bool]) -> Opened:
-    """Make a run folder, or check that the one there belongs to the same job.
+def open_run(
+    run: RunFolder, config: Mapping[str, object], *, pays: Callable[[], bool], world: World
+) -> Opened:
+    """Make a run folder, or check that the one there belongs to the same job; the first process does.
 
     Parameters
     ----------
@@ -98,27 +115,49 @@ def open_run(run: RunFolder, config: Mapping[str, object], *, pays: Callable[[],
         Resolved config, of :func:`cellfm.config.to_dict`.
     pays
         Tells a new run whether the faster float32 products are to be taken.
+    world
+        The processes.
     """
+    step, begun = 0, dict[str, Any]()
+    if world.is_first:
+        begun = _open(run, config, pays=pays)
+        newest = list_checkpoints(run)[-1:]
+        step = step_of(newest[0]) if newest else 0
+    return Opened(
+        world.from_first(step),
+        world.from_first(begun.get("routed") is True) == 1,
+        world.from_first("untrained" in begun) == 1,
+    )
+
+
+def _open(
+    run: RunFolder, config: Mapping[str, object], *, pays: Callable[[], bool]
+) -> dict[str, Any]:
     run.checkpoints.mkdir(parents=True, exist_ok=True)
     for left_over in run.checkpoints.glob(f".*{PARTIAL}"):
         shutil.rmtree(left_over)
-    config_file, run_file = run.path / "config.json", run.path / "run.json"
-    if run_file.exists() and config_file.exists():
-        begun = _read_json(run_file)
-        _check_same_job(
-            run, config, found=_read_json(config_file), vocabulary=begun.get("vocabulary")
+    config_file = run.path / "config.json"
+    if run.about.exists() and config_file.exists():
+        begun = read_json(run.about)
+        check_same_job(
+            run, config, found=read_json(config_file), vocabulary=begun.get("vocabulary")
         )
-    else:
-        write_json(config_file, config)
-        begun = {
-            "format": FORMAT,
-            "vocabulary": run.vocabulary_hash,
-            "versions": code_versions(),
-            "routed": pays(),
-        }
-        write_json(run_file, begun)
-    newest = list_checkpoints(run)[-1:]
-    return Opened(newest[0] if newest else None, begun.get("routed") is True)
+        return begun
+    write_json(config_file, config)
+    begun = {
+        "format": FORMAT,
+        "id": secrets.token_hex(4),
+        "vocabulary": run.vocabulary_hash,
+        "versions": code_versions(),
+        "routed": pays(),
+    }
+    write_json(run.about, begun)
+    return begun
+
+
+def add_to_run(run: RunFolder, **found: object) -> None:
+    """Write more down about a run: what was found out once at its start."""
+    write_json(run.about, {**read_json(run.about), **found})
 
 
 def list_checkpoints(run: RunFolder) -> list[Path]:
@@ -126,103 +165,31 @@ def list_checkpoints(run: RunFolder) -> list[Path]:
     return sorted(path for path in run.checkpoints.glob(f"{PREFIX}*") if path.is_dir())
 
 
-def save_checkpoint(
-    run: RunFolder,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    snapshot: Snapshot,
-    *,
-    keep: int,
-) -> Path:
-    """Write a checkpoint under a temporary name, rename it, then delete the oldest beyond `keep`."""
-    final = run.checkpoints / f"{PREFIX}{snapshot.step:08d}"
-    if not final.exists():
-        partial = run.checkpoints / f".{final.name}{PARTIAL}"
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir()
-        save_file(
-            {name: x.detach().cpu() for name, x in network.state_dict().items()}, partial / MODEL
-        )
-        save_file(dict(_moments(network, optimizer)), partial / OPTIMIZER)
-        write_json(partial / STATE, {"format": FORMAT, **asdict(snapshot)})
-        for path in [*partial.iterdir(), partial]:
-            _flush(path)
-        partial.replace(final)
-        _flush(run.checkpoints)
-    for old in list_checkpoints(run)[:-keep]:
-        # Renamed first, so that a kill in the middle leaves no half checkpoint behind.
-        shutil.rmtree(old.rename(run.checkpoints / f".{old.name}{PARTIAL}"))
-    return final
+def checkpoint_path(run: RunFolder, step: int) -> Path:
+    """Return where the checkpoint of a step is."""
+    return run.checkpoints / f"{PREFIX}{step:08d}"
 
 
-def restore(
-    checkpoint: Path,
-    run: RunFolder,
-    *,
-    config: Mapping[str, object],
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-) -> Snapshot:
-    """Fill network and optimiser from a checkpoint of the same job and return what else it knows."""
-    content = _read_json(checkpoint / STATE)
-    if content.pop("format", None) != FORMAT:
-        msg = f"{checkpoint / STATE} is not of format {FORMAT}; it was written by another version of cellfm. Use that one."
-        raise ResumeError(msg)
-    try:
-        snapshot = Snapshot(**content)
-        _check_same_job(run, config, found=snapshot.config, vocabulary=snapshot.vocabulary)
-        tensors, moments = load_file(checkpoint / MODEL), load_file(checkpoint / OPTIMIZER)
-        _load_moments(network, optimizer, moments)
-        network.load_state_dict(tensors)
-    except (OSError, SafetensorError, TypeError, KeyError, RuntimeError) as error:
-        if isinstance(error, ResumeError):
-            raise
-        msg = f"{checkpoint} is damaged: {error}. Delete that folder to resume from the checkpoint before it."
-        raise ResumeError(msg) from error
-    return snapshot
+def step_of(checkpoint: Path) -> int:
+    """Return the steps a checkpoint has taken, by its name."""
+    return int(checkpoint.name.removeprefix(PREFIX))
 
 
-def _named_parameters(
-    network: nn.Module, optimizer: torch.optim.Optimizer
-) -> Iterator[tuple[int, str, nn.Parameter]]:
-    """Yield the number that the optimiser gives a parameter, its name, and itself."""
-    names = {id(parameter): name for name, parameter in network.named_parameters()}
-    ordered = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    yield from ((i, names[id(parameter)], parameter) for i, parameter in enumerate(ordered))
-
-
-def _moments(network: nn.Module, optimizer: torch.optim.Optimizer) -> Iterator[tuple[str, Tensor]]:
-    for _, name, parameter in _named_parameters(network, optimizer):
-        for kind, value in optimizer.state.get(parameter, {}).items():
-            yield f"{kind}.{name}", value.detach().cpu()
-
-
-def _load_moments(
-    network: nn.Module, optimizer: torch.optim.Optimizer, moments: Mapping[str, Tensor]
-) -> None:
-    per_name: dict[str, dict[str, Tensor]] = {}
-    for key, value in moments.items():
-        kind, _, name = key.partition(".")
-        per_name.setdefault(name, {})[kind] = value
-    # A parameter that never had a gradient has no moments.
-    state = {
-        i: per_name[name]
-        for i, name, _ in _named_parameters(network, optimizer)
-        if name in per_name
-    }
-    optimizer.load_state_dict(
-        {"state": state, "param_groups": optimizer.state_dict()["param_groups"]}
-    )
-
-
-def _check_same_job(
+def check_same_job(
     run: RunFolder, config: Mapping[str, object], *, found: Mapping[str, object], vocabulary: object
 ) -> None:
+    """Refuse to go on with other settings or genes.
+
+    Raises
+    ------
+    ResumeError
+        Naming every setting that differs.
+    """
     wanted, there = dict(_flat(config)), dict(_flat(found))
     differing = [
         f"{key} ({there.get(key, 'absent')} there, {wanted.get(key, 'absent')} now)"
         for key in sorted(wanted.keys() | there.keys())
-        if wanted.get(key) != there.get(key)
+        if key not in FREE and wanted.get(key) != there.get(key)
     ]
     if vocabulary != run.vocabulary_hash:
         differing.append(
@@ -244,7 +211,8 @@ def _flat(content: Mapping[str, object], path: str = "") -> Iterator[tuple[str, 
             yield f"{path}{key}", value
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object that belongs to a run."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -256,7 +224,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Make a file or folder survive a power cut before the rename that makes it count."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

@@ -1,10 +1,10 @@
-"""One optimiser step, as a function of the batch, the seed and the step number alone."""
+"""One optimiser step, as a function of its micro-batches, the seed and the step number alone."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import torch
 from torch.utils import deterministic
@@ -12,23 +12,23 @@ from torch.utils import deterministic
 from cellfm.batch import CellBatch
 from cellfm.config.pretrain import OptimConfig
 from cellfm.errors import CellFMError
-from cellfm.nn import CellFM, Loss
 from cellfm.train.optim import clip_gradients
+from cellfm.train.parallel import Trainee
 
-Objective = Callable[[CellFM, CellBatch], Loss]
-"""What is minimised: a function of network and batch whose `total` has a gradient."""
+if TYPE_CHECKING:
+    from cellfm.nn import Loss
 
 
 class NonFiniteLossError(CellFMError, FloatingPointError):
-    """The loss or its gradient is infinite or not a number."""
+    """The loss or its gradient is infinite or not a number, again and again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StepResult:
-    """What one step has seen."""
+    """What one step of all processes has seen."""
 
     loss: float
-    """Total loss of the batch before the step."""
+    """Total loss over all scored genes before the step."""
     gene_loss: float
     """Its gene-wise half."""
     cell_loss: float
@@ -36,68 +36,89 @@ class StepResult:
     grad_norm: float
     """L2 norm of the gradient before clipping."""
     n_cells: int
-    """Cells of the batch."""
+    """Cells of the step."""
     n_tokens: int
-    """Genes of the batch."""
+    """Genes of the step."""
+    n_scored: int
+    """Scored genes of the step."""
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient are numbers; if not, nothing was changed."""
+        return bool(torch.isfinite(torch.tensor([self.loss, self.grad_norm])).all())
 
 
 def train_step(
-    network: CellFM,
-    batch: CellBatch,
+    trainee: Trainee,
+    batches: Sequence[CellBatch],
     optimizer: torch.optim.Optimizer,
     *,
-    objective: Objective,
     optim: OptimConfig,
     step: int,
     seed: int,
     precision: Literal["fp32", "bf16"],
 ) -> StepResult:
-    """Take one step at the learning rate that the optimiser's groups hold.
+    r"""Take one step at the learning rate that the optimiser's groups hold.
 
-    Weights and moments are untouched when the loss or its gradient is not finite.
+    The loss is the mean over all scored genes of all micro-batches m of all processes,
+
+    .. math:: L = \sum_m n_m L_m \Big/ \sum_m n_m,
+
+    so that neither the number of processes nor the cut into micro-batches changes it. Weights and moments are untouched,
+    in every process, when the loss or its gradient is not finite.
 
     Parameters
     ----------
-    network
+    trainee
         Network in training mode.
-    batch
-        Cells on the device of the network.
+    batches
+        Micro-batches of this process: those of the lanes rank, rank + size, …
     optimizer
         Of :func:`~cellfm.train.optim.build_optimizer`.
-    objective
-        What is minimised.
     optim
         Settings of the clipping.
     step, seed
-        Decide the dropout noise; the caller's generators are left as they were.
+        With the lane they decide the dropout noise; the caller's generators are left as they were.
     precision
         Of the matrix products.
-
-    Raises
-    ------
-    NonFiniteLossError
-        When the loss or the gradient is not finite.
     """
-    device = batch.gene.device
+    world, device = trainee.world, trainee.world.device
+    n_each = [_n_scored(batch) for batch in batches]
+    n_cells, n_tokens = sum(b.n_cells for b in batches), sum(b.n_tokens for b in batches)
+    n_scored, n_cells, n_tokens = map(int, world.total([sum(n_each), n_cells, n_tokens]))
     optimizer.zero_grad(set_to_none=True)
-    with noise(device, seed=seed, step=step), repeatable(device):
-        with autocast(device, precision):
-            loss = objective(network, batch)
-        loss.total.backward()
-    norm = clip_gradients(network.parameters(), optim)
-    total, gene, cell, length = torch.stack(
-        [x.detach().to(norm) for x in (loss.total, loss.gene, loss.cell, norm)]
-    ).tolist()
-    _check_finite(total, length, step=step)
-    optimizer.step()
-    return StepResult(
+    parts = torch.zeros(3, device=device)
+    with repeatable(device):
+        for i, (batch, n) in enumerate(zip(batches, n_each, strict=True)):
+            lane, weight = world.rank + i * world.size, n / max(n_scored, 1)
+            with (
+                noise(device, seed=seed, step=step, lane=lane),
+                trainee.accumulating(last=i + 1 == len(batches)),
+            ):
+                with autocast(device, precision):
+                    loss = cast("Loss", trainee.module(batch.to(device)))
+                # Copies and shares average the gradients of the processes; this is a sum.
+                (loss.total * (weight * world.size)).backward()
+            of_batch = torch.stack([loss.total, loss.gene, loss.cell]).detach()
+            parts += weight * of_batch.to(parts)
+    norm = clip_gradients(trainee.network.parameters(), optim, world=world)
+    total, gene, cell, length = torch.cat([world.total_of(parts), norm.to(parts)[None]]).tolist()
+    result = StepResult(
         loss=total,
         gene_loss=gene,
         cell_loss=cell,
         grad_norm=length,
-        n_cells=batch.n_cells,
-        n_tokens=batch.n_tokens,
+        n_cells=n_cells,
+        n_tokens=n_tokens,
+        n_scored=n_scored,
     )
+    if result.is_finite:
+        optimizer.step()
+    return result
+
+
+def _n_scored(batch: CellBatch) -> int:
+    return 0 if batch.scored is None else int(batch.scored.sum())
 
 
 def autocast(
@@ -110,9 +131,9 @@ def autocast(
 
 
 @contextmanager
-def noise(device: torch.device, *, seed: int, step: int) -> Iterator[None]:
-    """Make random draws inside a function of seed and step, and give the generators back as they were."""
-    digest = hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=4).digest()
+def noise(device: torch.device, *, seed: int, step: int, lane: int = 0) -> Iterator[None]:
+    """Make random draws inside a function of seed, step and lane, and give the generators back as they were."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{lane}".encode(), digest_size=4).digest()
     drawn = int.from_bytes(digest, "little")
     accelerators = [] if device.type == "cpu" else [torch.get_device_module(device)]
     with torch.random.fork_rng(devices=[device] if accelerators else []):
@@ -141,14 +162,3 @@ def repeatable(device: torch.device) -> Iterator[None]:
     finally:
         torch.use_deterministic_algorithms(mode=mode)
         deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
-
-
-def _check_finite(loss: float, grad_norm: float, *, step: int) -> None:
-    if torch.isfinite(torch.tensor([loss, grad_norm])).all():
-        return
-    msg = (
-        f"Step {step}: the loss is {loss} and the norm of its gradient {grad_norm}; both must be finite. The weights "
-        "were not changed and the last checkpoint is intact. Check the counts of the data; then start again in a new "
-        "folder with a lower optim.lr, a longer schedule.warmup_steps or run.precision=fp32."
-    )
-    raise NonFiniteLossError(msg)

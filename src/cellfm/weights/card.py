@@ -52,6 +52,7 @@ def shape_text(config: ModelConfig) -> str:
         "depth tokens [S, T]": config.depth_tokens,
         "decoders": config.decoders,
         "zero heads": config.zero_heads,
+        "detection head": config.detection_head and not config.zero_heads,
         f"adapters of rank {config.lora_rank}": config.lora_rank,
         f"annotation head of {config.n_clusters} classes": config.n_clusters,
     }

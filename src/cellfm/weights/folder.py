@@ -25,6 +25,11 @@ from cellfm.weights.names import check_tensors, name_table
 from cellfm.weights.protobuf_write import array_pieces
 from cellfm.weights.tensors import Tensor32, open_tensors, shapes_of, tensors_hash, write_tensors
 
+PACKAGED = Path(__file__).parent / "packaged"
+"""Weights folders that come with the package."""
+MINI = "mini"
+"""Name of the small model that comes with the package: a demonstration, trained on some thousand public cells."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Pretrained:
@@ -47,7 +52,8 @@ def load(path_or_name: str | Path, *, device: str | torch.device = "cpu") -> Pre
     Parameters
     ----------
     path_or_name
-        A weights folder, or the name of one in the cache folder (``CELLFM_CACHE``).
+        A weights folder, the name of one in the cache folder (``CELLFM_CACHE``), or ``"mini"`` for the small model that
+        comes with the package.
     device
         Where to put the network.
 
@@ -129,7 +135,7 @@ def new(preset: str, vocabulary: Vocabulary, seed: int = 0) -> Pretrained:
     Parameters
     ----------
     preset
-        Name of a preset, such as ``"cellfm-mini"``; its number of genes is that of the vocabulary.
+        Name of a preset, such as ``"mini"``; its number of genes is that of the vocabulary.
     vocabulary
         Genes the network will know.
     seed
@@ -149,18 +155,19 @@ def new(preset: str, vocabulary: Vocabulary, seed: int = 0) -> Pretrained:
 
 
 def find(path_or_name: str | Path) -> Path:
-    """Return the weights folder of a path or name."""
+    """Return the weights folder of a path or name: here, in the cache folder, or in the package."""
     path = Path(path_or_name).expanduser()
     if path.is_dir():
         return path
     models = cache_dir() / "models"
     is_name = len(path.parts) == 1 and path.parts[0] not in (".", "..")
-    if is_name and (models / path).is_dir():
-        return models / path
+    for shelf in (models, PACKAGED) if is_name else ():
+        if (shelf / path).is_dir():
+            return shelf / path
     there = sorted(entry.parent.name for entry in models.glob(f"*/{CONFIG}"))
     msg = (
         f"There are no weights at {str(path_or_name)!r}: no such folder here, and {models} holds "
-        f"{', '.join(there) if there else 'no weights yet'}. Give the path of a folder with {CONFIG}, {WEIGHTS} and {GENES}. "
+        f"{', '.join(there) if there else 'no weights yet'}. {MINI!r} comes with the package; otherwise give the path of a folder with {CONFIG}, {WEIGHTS} and {GENES}. "
         "Official CellFM weights: download their .ckpt and gene list, then run 'cellfm weights import'; random ones: "
         "'cellfm weights new'."
     )

@@ -14,6 +14,7 @@ from cellfm.errors import VocabularyError, WeightsError
 Shape = tuple[int, ...]
 
 BACKBONE = "extractor."
+_GENE_ZERO, _CELL_ZERO = "value_dec.zero_logit.", "cellwise_dec.zero_logit."
 N_QUERY_LAYERS = 2  # of the published annotation head
 HEAD_WIDTH = 32  # of both released models; no tensor's shape tells it
 
@@ -78,7 +79,8 @@ def infer_config(shapes: Mapping[str, Shape], *, n_genes: int, n_heads: int | No
         value_bins=backbone.get("value_enc.value_enc.w1.weight", (256, 1))[0],
         depth_tokens="ST_emb" in backbone,
         decoders=any(name.startswith(("value_dec.", "cellwise_dec.")) for name in backbone),
-        zero_heads=any(".zero_logit." in name for name in backbone),
+        zero_heads=(zero_heads := any(_GENE_ZERO in name for name in backbone)),
+        detection_head=not zero_heads and any(_CELL_ZERO in name for name in backbone),
         lora_rank=backbone.get("encoder.0.attn.lora_q.A.weight", (0,))[0],
         n_clusters=shapes["cluster_emb"][0] if prefix and "cluster_emb" in shapes else 0,
     )
@@ -170,7 +172,9 @@ def _backbone(config: ModelConfig) -> Iterator[Name]:
     for i in range(config.n_layers):
         yield from _layer(i, dim, config.lora_rank)
     if config.decoders:
-        yield from _decoders(dim, zero_heads=config.zero_heads)
+        yield from _decoders(
+            dim, zero_heads=config.zero_heads, detection_head=config.detection_head
+        )
 
 
 def _value_encoder(ours: str, theirs: str, dim: int, bins: int) -> Iterator[Name]:
@@ -216,16 +220,16 @@ def _norms(ours: str, theirs: str, n_norms: int, dim: int) -> Iterator[Name]:
             yield _same(f"{ours}.norm{k}.{our}", f"{theirs}.post_norm{k}.{their}", dim)
 
 
-def _decoders(dim: int, *, zero_heads: bool) -> Iterator[Name]:
+def _decoders(dim: int, *, zero_heads: bool, detection_head: bool) -> Iterator[Name]:
     yield _same("gene_decoder.first.weight", "value_dec.w1.weight", dim, dim)
     yield _same("gene_decoder.second.weight", "value_dec.w2.weight", 1, dim)
     for k, n_out in ((0, dim), (2, dim), (4, 1)) if zero_heads else ():
-        yield _same(f"gene_zero_decoder.{k}.weight", f"value_dec.zero_logit.{k}.weight", n_out, dim)
-        yield _same(f"gene_zero_decoder.{k}.bias", f"value_dec.zero_logit.{k}.bias", n_out)
+        yield _same(f"gene_zero_decoder.{k}.weight", f"{_GENE_ZERO}{k}.weight", n_out, dim)
+        yield _same(f"gene_zero_decoder.{k}.bias", f"{_GENE_ZERO}{k}.bias", n_out)
     yield _same("cell_decoder.map.weight", "cellwise_dec.map.weight", dim, dim)
-    if zero_heads:
-        yield _same("cell_zero_decoder.weight", "cellwise_dec.zero_logit.weight", dim, dim)
-        yield _same("cell_zero_decoder.bias", "cellwise_dec.zero_logit.bias", dim)
+    if zero_heads or detection_head:
+        yield _same("cell_zero_decoder.weight", f"{_CELL_ZERO}weight", dim, dim)
+        yield _same("cell_zero_decoder.bias", f"{_CELL_ZERO}bias", dim)
 
 
 def _same(ours: str, theirs: str, *shape: int) -> Name:

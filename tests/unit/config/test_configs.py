@@ -6,6 +6,7 @@ import torch
 from cellfm.config import (
     DataConfig,
     ModelConfig,
+    ObjectiveConfig,
     OptimConfig,
     PretrainConfig,
     RunConfig,
@@ -33,6 +34,48 @@ SHAPE = {"n_genes": 8, "dim": 4, "n_layers": 1, "n_heads": 2}
             {"hidden_fraction": 1.1},
             "DataConfig.hidden_fraction is 1.1; it must be in [0, 1].",
         ),
+        (
+            DataConfig,
+            {"genes_per_cell": 0},
+            "DataConfig.genes_per_cell is 0; it must be at least 1.",
+        ),
+        (
+            ObjectiveConfig,
+            {"detection": -0.1},
+            "ObjectiveConfig.detection is -0.1; it must be in [0, ∞).",
+        ),
+        (
+            ObjectiveConfig,
+            {"detection": float("inf")},
+            "ObjectiveConfig.detection is inf; it must be",
+        ),
+        (DataConfig, {"lanes": 0}, "DataConfig.lanes is 0; it must be at least 1."),
+        (DataConfig, {"window_rows": 0}, "DataConfig.window_rows is 0; it must be at least 1."),
+        (DataConfig, {"length_buckets": 0}, "DataConfig.length_buckets is 0; it must be"),
+        (DataConfig, {"prefetch": -1}, "DataConfig.prefetch is -1; it must be at least 0."),
+        (DataConfig, {"held_out_cells": 0}, "DataConfig.held_out_cells is 0; it must be"),
+        (
+            DataConfig,
+            {"where": ("tissue=blood", "=lung")},
+            "DataConfig.where has '=lung'; expected COLUMN=VALUE, COLUMN=VALUE|VALUE or COLUMN!=VALUE",
+        ),
+        (DataConfig, {"where": ("blood",)}, "DataConfig.where has 'blood'; expected COLUMN=VALUE"),
+        (
+            DataConfig,
+            {"weights": {"pbmc": -1.0}},
+            "DataConfig.weights of 'pbmc' is -1.0; it must be in [0, ∞)",
+        ),
+        (
+            ScheduleConfig,
+            {"n_steps": 10, "kind": "wsd", "decay_fraction": 1.5},
+            "ScheduleConfig.decay_fraction is 1.5; it must be in [0, 1].",
+        ),
+        (
+            ScheduleConfig,
+            {"n_steps": 10, "kind": "wsd", "warmup_steps": 6, "decay_fraction": 0.5},
+            "ScheduleConfig.warmup_steps 6 and the 5 steps of the decay (decay_fraction 0.5) are more than n_steps 10.",
+        ),
+        (RunConfig, {"max_skipped": -1}, "RunConfig.max_skipped is -1; it must be at least 0."),
         (OptimConfig, {"lr": 0.0}, "OptimConfig.lr is 0.0; it must be in (0, ∞)."),
         (OptimConfig, {"lr": float("nan")}, "OptimConfig.lr is nan; it must be in (0, ∞)."),
         (OptimConfig, {"eps": 0.0}, "OptimConfig.eps is 0.0; it must be in (0, ∞)."),
@@ -77,6 +120,21 @@ SHAPE = {"n_genes": 8, "dim": 4, "n_layers": 1, "n_heads": 2}
             "ModelConfig.zero_heads is true but decoders is false",
         ),
         (
+            ModelConfig,
+            {**SHAPE, "detection_head": True, "decoders": False},
+            "ModelConfig.detection_head is true but decoders is false",
+        ),
+        (
+            PretrainConfig,
+            {
+                "model": ModelConfig(**SHAPE),
+                "schedule": ScheduleConfig(n_steps=1),
+                "objective": ObjectiveConfig(detection=0.5),
+            },
+            "PretrainConfig.objective.detection is 0.5, but the model has no head for it. "
+            "Set model.detection_head=true, or objective.detection=0.",
+        ),
+        (
             PretrainConfig,
             {"model": ModelConfig(**SHAPE, decoders=False), "schedule": ScheduleConfig(n_steps=1)},
             "PretrainConfig.model.decoders is false, but masked-expression recovery needs the decoders. Set model.decoders=true.",
@@ -88,11 +146,19 @@ def test_what_cannot_work_is_refused(config, fields, message):
         config(**fields)
 
 
+@pytest.mark.parametrize("head", ["detection_head", "zero_heads"])
+def test_either_head_can_tell_which_genes_there_are(head):
+    schedule, objective = ScheduleConfig(n_steps=1), ObjectiveConfig(detection=0.5)
+    model = ModelConfig(**SHAPE, **{head: True})
+    config = PretrainConfig(model=model, schedule=schedule, objective=objective)
+    assert hasattr(CellFM(config.model), "cell_zero_decoder")
+
+
 @pytest.mark.parametrize(
     ("config", "expected"),
     [
-        (preset("cellfm-80m"), 86_193_666),
-        (preset("cellfm-800m"), 804_937_219),
+        (preset("80m"), 86_193_666),
+        (preset("800m"), 804_937_219),
         (
             ModelConfig(n_genes=24_078, dim=1536, n_layers=40, n_heads=48, depth_tokens=False),
             797_391_105,
@@ -112,5 +178,5 @@ def test_gene_rows(n_genes, rows):
 
 
 def test_mini_has_heads_of_the_published_width():
-    mini = preset("cellfm-mini")
+    mini = preset("mini")
     assert mini.dim // mini.n_heads == 32

@@ -8,7 +8,7 @@ import pytest
 from cellfm.config import ModelConfig, PretrainConfig, from_dict, load, preset, presets, to_dict
 from cellfm.errors import ConfigError
 
-RECIPES = ["cellfm-800m", "cellfm-80m", "cellfm-mini", "debug"]
+RECIPES = ["3b", "800m", "80m", "debug", "mini", "small"]
 
 
 def write(tmp_path, text):
@@ -53,6 +53,30 @@ def test_overrides():
     assert config.run.seed == 4
     assert config.run.log_every == 1
     assert config.data.token_budget == 5
+
+
+def test_overrides_of_lists_and_mappings():
+    config = load(
+        PretrainConfig,
+        "debug",
+        [
+            "data.where=[tissue=blood, disease!=normal]",
+            "data.held_out_datasets=[pbmc3k]",
+            "data.weights.pbmc3k=2",
+            "data.weights={tian.v2: 0.5}",
+            "run.trackers=[tensorboard]",
+        ],
+    )
+    assert config.data.where == ("tissue=blood", "disease!=normal")
+    assert config.data.held_out_datasets == ("pbmc3k",)
+    assert config.data.weights == {"pbmc3k": 2.0, "tian.v2": 0.5}
+    assert config.run.trackers == ("tensorboard",)
+    assert from_dict(PretrainConfig, json.loads(json.dumps(to_dict(config)))) == config
+
+
+def test_unknown_tracker():
+    with pytest.raises(ConfigError, match=r"run.trackers.0 is .*'tensorboard' or 'wandb'"):
+        load(PretrainConfig, "debug", ["run.trackers=[comet]"])
 
 
 @pytest.mark.parametrize("number", ["1e-4", "1E-4", "1.e-4", "+1e-4", "0.0001"])
@@ -117,9 +141,9 @@ def test_unknown_recipe():
 def test_unknown_preset():
     with pytest.raises(
         ConfigError,
-        match=r"no preset 'cellfm-81m'. Did you mean 'cellfm-80m'\? Presets: cellfm-800m",
+        match=r"no preset '81m'. Did you mean '80m'\? Presets: 3b, 800m",
     ):
-        preset("cellfm-81m")
+        preset("81m")
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,17 @@ import pytest
 from scipy import stats
 
 from cellfm.corpus import mask
-from cellfm.corpus.draw import child, key_of, mix, uniform
-from cellfm.corpus.mask import beta_2_2, binomial, mask_cells, thin_counts
-from cellfm.errors import ConfigError, DataError
+from cellfm.corpus.draw import child, key_of, mix, scramble, uniform
+from cellfm.corpus.mask import (
+    RATE_BITS,
+    beta_2_2,
+    binomial,
+    draw_genes,
+    mask_cells,
+    rates,
+    thin_counts,
+)
+from cellfm.errors import ConfigError
 
 
 def ragged(lengths):
@@ -71,32 +79,103 @@ def test_seed_epoch_and_cell_matter():
         assert (other.scored != first).any()
 
 
-def test_the_shortcut_of_the_sort_changes_nothing(monkeypatch):
-    gene, offsets, cell = ragged([300, 7, 1200, 5] * 20)
-    quick = mask_cells(gene, offsets, cell, seed=5, epoch=0)
-    monkeypatch.setattr(
-        mask,
-        "_ordered_lowest",
-        lambda keys, _, lengths, __: (np.sort(keys), np.cumsum(lengths) - lengths),
-    )
-    full = mask_cells(gene, offsets, cell, seed=5, epoch=0)
-    np.testing.assert_array_equal(quick.scored, full.scored)
-    np.testing.assert_array_equal(quick.hidden, full.hidden)
+def lowest(rank, lengths, number):
+    """The slow way: sort the ranks of each cell."""
+    ends = np.cumsum(lengths)
+    return [
+        np.sort(rank[end - n : end])[k - 1] if k else None
+        for end, n, k in zip(ends, lengths, number, strict=True)
+    ]
 
 
-def test_the_shortcut_sorts_all_when_it_chose_too_few():
-    keys = np.arange(1, 11, dtype=np.uint64) + (np.uint64(0xFFFFFF) << np.uint64(20))
-    ordered, start = mask._ordered_lowest(keys, np.zeros(10, int), np.array([10]), np.array([1]))
-    assert len(ordered) == 10
-    assert start.tolist() == [0]
+@pytest.mark.parametrize("kind", ["usual", "few bits", "all in one bin"])
+def test_limits_are_the_ranks_that_a_sort_finds(kind):
+    rng = np.random.default_rng(1)
+    lengths = np.array([0, 300, 7, 0, 1, 4000, 5, 64, 0])
+    n = lengths.sum()
+    rank = rng.permutation(n).astype(np.uint32)
+    rank = {
+        "usual": rng.integers(0, 2**32, n).astype(np.uint32),
+        "few bits": rank << np.uint32(18),
+        "all in one bin": rank + np.uint32(0xFFFFE000),
+    }[kind]
+    for share in (0.0, 0.2, 0.5, 1.0):
+        numbers = (share * lengths).astype(int), (share * 0.8 * lengths).astype(int)
+        found = mask._limits(rank, lengths, numbers)
+        for limits, number in zip(found, numbers, strict=True):
+            for limit, expected in zip(limits, lowest(rank, lengths, number), strict=True):
+                assert expected is None or limit == expected
 
 
-def test_masks_of_too_much_at_once():
-    many = np.zeros((1 << 20) + 2, dtype=np.int64)
-    with pytest.raises(DataError, match=r"1,048,577 cells .* cannot be masked at once"):
-        mask_cells(np.array([], np.int32), many, many[:-1], seed=0, epoch=0)
-    with pytest.raises(DataError, match="tokens up to 1,048,576"):
-        mask_cells(np.array([1 << 20]), np.array([0, 1]), np.array([0]), seed=0, epoch=0)
+def test_masks_do_not_depend_on_how_many_cells_are_drawn_at_once(monkeypatch):
+    gene, offsets, cell = ragged([300, 7, 0, 1200, 5] * 20)
+    whole = mask_cells(gene, offsets, cell, seed=5, epoch=0)
+    monkeypatch.setattr(mask, "CHUNK", 1500)
+    parts = mask_cells(gene, offsets, cell, seed=5, epoch=0)
+    np.testing.assert_array_equal(whole.scored, parts.scored)
+    np.testing.assert_array_equal(whole.hidden, parts.hidden)
+
+
+def test_triples_of_genes_are_drawn_together_as_often_as_they_should():
+    # hashes of neighbouring tokens under one key must not move together
+    gene, offsets, cell = ragged([40] * 8000)
+    scored = mask_cells(gene, offsets, cell, seed=7, epoch=1).scored.reshape(8000, 40)
+    expected = 8 * 7 * 6 / (40 * 39 * 38)
+    for step in (1, 2, 8, 13):
+        triple = scored[:, : 40 - 2 * step] & scored[:, step : 40 - step] & scored[:, 2 * step :]
+        assert abs(triple.mean() - expected) < 5 * np.sqrt(expected / triple.size) * 2
+    assert abs(np.corrcoef(scored[0::2].ravel(), scored[1::2].ravel())[0, 1]) < 5 / np.sqrt(160_000)
+
+
+@pytest.mark.parametrize("n_genes", [1, 7, 64, 300, 10**6])
+def test_so_many_genes_are_drawn_and_short_cells_keep_all(n_genes):
+    lengths = np.array([0, 1, 7, 8, 0, 64, 65, 299, 300, 301, 5000, 3, 0])
+    gene, offsets, cell = ragged(lengths)
+    kept = draw_genes(gene, offsets, cell, n_genes=n_genes, seed=2, epoch=1)
+    assert per_cell(kept, offsets).tolist() == np.minimum(lengths, n_genes).tolist()
+    nothing = draw_genes(gene[:0], offsets[:1], cell[:0], n_genes=n_genes, seed=2, epoch=1)
+    assert not len(nothing)
+
+
+def test_every_gene_is_drawn_equally_often_and_pairs_are_too():
+    n_cells, n, k = 6000, 48, 12
+    gene, offsets, cell = ragged([n] * n_cells)
+    kept = draw_genes(gene, offsets, cell, n_genes=k, seed=3, epoch=2).reshape(n_cells, n)
+    share = k / n
+    # Draws without replacement: this sum is a chi-squared of n - 1 degrees of freedom, of mean 47 and deviation 10.
+    spread = (kept.mean(axis=0) - share) ** 2 / (share * (1 - share) / n_cells)
+    assert spread.sum() * (n - 1) / n < 47 + 5 * np.sqrt(2 * 47)
+    pairs, together = share * (k - 1) / (n - 1), (kept[:, :-1] & kept[:, 1:]).mean()
+    assert abs(together - pairs) < 5 * np.sqrt(pairs / (n_cells * (n - 1)))
+
+
+def test_drawn_genes_belong_to_seed_epoch_and_cell():
+    gene, offsets, cell = ragged([200, 90, 10])
+    options = {"n_genes": 40, "seed": 0, "epoch": 0}
+    first = draw_genes(gene, offsets, cell, **options)
+    assert np.array_equal(first, draw_genes(gene, offsets, cell, **options))
+    for other in (
+        draw_genes(gene, offsets, cell, **options | {"seed": 1}),
+        draw_genes(gene, offsets, cell, **options | {"epoch": 1}),
+        draw_genes(gene, offsets, cell + 1, **options),
+    ):
+        assert (other != first)[:200].any()
+        assert (other != first)[200:290].any()
+        assert other[290:].all()
+    # alone, a cell shows what it shows among others
+    alone = draw_genes(gene[200:290], np.array([0, 90]), cell[1:2], **options)
+    np.testing.assert_array_equal(alone, first[200:290])
+    # and what is shown is not what is scored: these are draws of their own
+    scored = mask_cells(gene, offsets, cell, seed=0, epoch=0, scored_fraction=0.2).scored
+    assert not np.array_equal(scored[:200], first[:200])
+
+
+def test_drawn_genes_do_not_depend_on_how_many_cells_are_drawn_at_once(monkeypatch):
+    gene, offsets, cell = ragged([300, 7, 0, 1200, 5] * 20)
+    whole = draw_genes(gene, offsets, cell, n_genes=100, seed=5, epoch=0)
+    monkeypatch.setattr(mask, "CHUNK", 1500)
+    parts = draw_genes(gene, offsets, cell, n_genes=100, seed=5, epoch=0)
+    np.testing.assert_array_equal(whole, parts)
 
 
 @pytest.mark.parametrize("name", ["scored_fraction", "hidden_fraction"])
@@ -111,18 +190,49 @@ def test_beta_is_the_inverse_distribution_function():
     np.testing.assert_allclose(beta_2_2(quantile), stats.beta(2, 2).ppf(quantile), atol=1e-9)
 
 
-def test_binomial_is_the_inverse_distribution_function():
-    rng = np.random.default_rng(0)
-    n, p, quantile = rng.integers(0, 60, 4000), rng.beta(2, 2, 4000), rng.random(4000)
-    np.testing.assert_array_equal(binomial(quantile, n, p), stats.binom(n, p).ppf(quantile).clip(0))
+def drawn(n, rate, size=40_000):
+    token = np.arange(size)
+    low, high = (np.full(size, word, dtype=np.uint32) for word in (12345, 678))
+    each = np.full(size, n, dtype=np.int64), np.full(size, rate, dtype=np.int32)
+    return binomial(token, *each, keys=(low, high))
 
 
-def test_binomial_at_its_ends():
-    n = np.array([0, 3, 16, 17, 500, 5, 40])
-    p = np.array([0.5, 0.0, 1.0, 1.0, 0.0, 0.3, 0.3])
-    assert binomial(np.full(7, 0.5), n, p)[:5].tolist() == [0, 0, 16, 17, 0]
-    assert binomial(np.zeros(7), n, p)[5:].tolist() == [0, 0]
-    assert (binomial(np.full(7, 1 - 2.0**-53), n, p) <= n).all()
+@pytest.mark.parametrize("n", [1, 2, 3, 15, 16, 30, 127, 128, 143, 1023, 2500, 70_000])
+@pytest.mark.parametrize("rate", [0, 37, 128, 255])
+def test_binomial_has_the_right_distribution(n, rate):
+    found, truth = drawn(n, rate), stats.binom(n, rates()[rate])
+    assert 0 <= found.min() <= found.max() <= n
+    # quantiles: about a chi-squared of 7 degrees of freedom; 35 is exceeded once in 100,000
+    edges = np.unique(truth.ppf(np.arange(1, 8) / 8))
+    cells = np.searchsorted(edges, found)
+    mass = np.diff(np.concatenate([[0.0], truth.cdf(edges), [1.0]]))
+    counts = np.bincount(cells, minlength=len(mass))[: len(mass)]
+    some = mass > 1e-9
+    assert ((counts - mass * len(found))[some] ** 2 / (mass * len(found))[some]).sum() < 35
+
+
+def test_tables_are_the_distribution_function():
+    for n in (2, 15, 127):
+        table = mask._table(n).reshape(-1, n + 1).astype(float)
+        truth = stats.binom(n, rates()[:, None]).cdf(np.arange(n + 1))
+        np.testing.assert_allclose((table + 1) / 2.0**32, truth, atol=2.0**-31)
+
+
+def test_rates_are_beta():
+    assert len(rates()) == 1 << RATE_BITS
+    assert abs(rates().mean() - 0.5) < 1e-12
+    assert abs(rates().var() - 1 / 20) < 1e-4
+
+
+def test_scramble_is_a_bijection_under_one_key():
+    numbers = np.arange(1 << 16)
+    key = [np.full(len(numbers), word, dtype=np.uint32) for word in (99, 4_000_000_000)]
+    words = scramble(numbers, *key)
+    assert len(np.unique(words)) == len(numbers)
+    assert abs(words.mean() / 2.0**32 - 0.5) < 0.01
+    # one bit in, half of the bits out
+    flipped = np.bitwise_count(words ^ scramble(numbers ^ 1, *key))
+    assert abs(flipped.mean() - 16) < 0.2
 
 
 def thinned(count, n_cells=4000):

@@ -1,12 +1,18 @@
 """Epochs, thinned batches and evaluation batches."""
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import torch
 from scipy import sparse
 
+from cellfm.config import ModelConfig
 from cellfm.corpus.rows import row_source
 from cellfm.corpus.sample import EpochSampler, InMemoryCells, evaluation_batches
 from cellfm.errors import ConfigError, CountsError, DataError
+from cellfm.nn import CellFM, initialise, masked_expression_loss
 
 TOKEN = np.random.default_rng(5).permutation(41).astype(np.int32)
 
@@ -116,3 +122,224 @@ def test_thinning_needs_integers():
     EpochSampler(cells, token_budget=9, seed=0)
     with pytest.raises(CountsError, match=r"thin=True .* no integers .*log1p"):
         EpochSampler(cells, token_budget=9, seed=0, thin=True)
+
+
+def plain(lengths, number=None):
+    """Cells of given lengths, gene by gene."""
+    offsets = np.r_[0, np.cumsum(lengths)].astype(np.int64)
+    gene = np.concatenate([np.arange(1, n + 1) for n in lengths]).astype(np.int32)
+    cell = np.arange(len(lengths)) if number is None else number
+    count = np.ones(offsets[-1], dtype=np.float32)
+    return InMemoryCells(gene=gene, count=count, offsets=offsets, cell=cell)
+
+
+class Stored:
+    """Cells that are no longer recognised as being in memory."""
+
+    def __init__(self, cells):
+        self._cells = cells
+        self.lengths, self.number = cells.lengths, cells.number
+
+    def __len__(self):
+        return len(self._cells)
+
+    def read(self, start, stop):
+        return self._cells.read(start, stop)
+
+
+def epoch_rows(sampler, lane=0, epoch=0):
+    first = sum(sampler.n_batches(e, lane=lane) for e in range(epoch))
+    steps = range(first, first + sampler.n_batches(epoch, lane=lane))
+    return [sampler.rows(step, lane=lane) for step in steps]
+
+
+def variance_ratio(origin, batches, share):
+    """Variance of an origin's share over the batches, relative to draws without replacement."""
+    n_all = len(origin)
+    found = [
+        (origin[rows].mean() - share) ** 2
+        / (share * (1 - share) / len(rows) * (n_all - len(rows)) / (n_all - 1))
+        for rows in batches
+    ]
+    return np.mean(found)
+
+
+def test_batches_of_cells_in_random_order_are_simple_random_samples():
+    rng = np.random.default_rng(0)
+    cells = Stored(plain(np.full(20_000, 4)))
+    origin = rng.permutation(np.arange(20_000) < 6000)  # as the rows of a store are
+    sampler = EpochSampler(cells, token_budget=400, seed=1, window_rows=2048, block_rows=256)
+    # 200 batches: five standard deviations of a mean of chi-squared variables
+    assert abs(variance_ratio(origin, epoch_rows(sampler), 0.3) - 1) < 5 * np.sqrt(2 / 200)
+
+
+def test_batches_of_sorted_cells_have_the_variance_of_a_cluster_sample():
+    cells = plain(np.full(40_960, 4))
+    origin = np.arange(40_960) < 12_288
+    n, expected = 100, {}
+    for block, n_blocks in ((256, 8), (16, 128)):
+        sampler = EpochSampler(
+            Stored(cells), token_budget=400, seed=1, window_rows=2048, block_rows=block
+        )
+        ratios = [variance_ratio(origin, epoch_rows(sampler, epoch=e), 0.3) for e in range(4)]
+        expected[block] = 1 + n / n_blocks
+        # 20 windows an epoch, 4 epochs: a variance of 80 clusters is known to a sixth
+        assert abs(np.mean(ratios) / expected[block] - 1) < 0.5
+    in_memory = EpochSampler(cells, token_budget=400, seed=1, window_rows=2048)
+    assert abs(variance_ratio(origin, epoch_rows(in_memory), 0.3) - 1) < 5 * np.sqrt(2 / 400)
+
+
+def test_steps_of_lanes_do_not_depend_on_the_processes():
+    sampler = EpochSampler(make(60), token_budget=150, seed=2, lanes=5, thin=True)
+    for step in (0, 3, 11):
+        whole = sampler.batches(step)
+        for world_size in (2, 3, 5):
+            shared = [
+                sampler.batches(step, rank=r, world_size=world_size) for r in range(world_size)
+            ]
+            for lane, batch in enumerate(whole):
+                same(batch, shared[lane % world_size][lane // world_size])
+    assert len({batch.value.numpy().tobytes() for batch in sampler.batches(0)}) == 5
+
+
+def test_lanes_of_unequal_length_each_go_on_with_their_next_epoch():
+    lengths = np.r_[np.full(12, 2), np.full(12, 40)]
+    sampler = EpochSampler(plain(lengths), token_budget=40, seed=3, lanes=3, window_rows=4)
+    sizes = [sampler.n_batches(0, lane=lane) for lane in range(3)]
+    assert len(set(sizes)) > 1
+    step = min(sizes)
+    epochs = {sampler.locate(step, lane=lane)[0] for lane in range(3)}
+    assert epochs == {0, 1}
+
+
+def test_visits_follow_the_weights_and_have_masks_of_their_own():
+    n = 400
+    weight = np.repeat([0.0, 1.0, 2.25, 3.0], n // 4)
+    cells = plain(np.full(n, 20))
+    sampler = EpochSampler(cells, token_budget=100, seed=6, weight=weight)
+    visits = [
+        np.bincount(np.concatenate(epoch_rows(sampler, epoch=e)), minlength=n) for e in range(4)
+    ]
+    for found in visits:
+        assert set(found[:100]) == {0}
+        assert set(found[100:200]) == {1}
+        assert set(found[200:300]) == {2, 3}
+        assert set(found[300:]) == {3}
+    share = np.mean([found[200:300] == 3 for found in visits])
+    assert abs(share - 0.25) < 5 * np.sqrt(0.1875 / 400)
+    assert (visits[0] != visits[1]).any()
+    once = EpochSampler(cells, token_budget=100, seed=6, rows=np.arange(100, 400))
+    masks, first = ({row: set() for row in range(n)} for _ in range(2))
+    for of, found in ((sampler, masks), (once, first)):
+        for step in range(of.n_batches(0)):
+            batch = of.batch(step)
+            for i, row in enumerate(of.rows(step).tolist()):
+                found[row].add(batch.cells(i, i + 1).scored.numpy().tobytes())
+    assert all(len(masks[row]) == 3 for row in range(300, 400))
+    assert all(first[row] <= masks[row] for row in range(100, 400))
+
+
+def test_weights_of_one_change_nothing():
+    cells = make()
+    options = {"token_budget": 100, "seed": 4}
+    weighted = EpochSampler(cells, weight=np.ones(37), **options)
+    for step in range(8):
+        same(weighted.batch(step), EpochSampler(cells, **options).batch(step))
+
+
+def test_cells_of_a_batch_are_alike_in_length_with_buckets():
+    lengths = np.random.default_rng(0).integers(5, 200, 2000)
+    cells = plain(lengths)
+    spread = {}
+    for n_buckets in (1, 4):
+        sampler = EpochSampler(
+            cells, token_budget=2000, seed=0, window_rows=500, length_buckets=n_buckets
+        )
+        batches = epoch_rows(sampler)
+        assert sorted(np.concatenate(batches)) == list(range(2000))
+        spread[n_buckets] = np.mean([np.ptp(lengths[rows]) for rows in batches])
+        # the order of the batches is not the order of their lengths
+        means = [lengths[rows].mean() for rows in batches]
+        assert abs(np.corrcoef(means, np.arange(len(means)))[0, 1]) < 0.5
+    assert spread[4] < spread[1] / 3
+
+
+def test_values_without_masks():
+    sampler = EpochSampler(make(), token_budget=100, seed=4, scored_fraction=None)
+    batch = sampler.batch(0)
+    assert batch.scored is None
+    assert batch.hidden is None
+    masked = EpochSampler(make(), token_budget=100, seed=4).batch(0)
+    np.testing.assert_array_equal(batch.value, masked.value)
+
+
+def test_narrow_counts_give_the_same_batches():
+    cells = make()
+    narrow = InMemoryCells(
+        gene=cells.gene.astype(np.uint16),
+        count=cells.count.astype(np.uint16),
+        offsets=cells.offsets,
+        cell=cells.cell,
+    )
+    for thin in (False, True):
+        options = {"token_budget": 300, "seed": 4, "thin": thin}
+        same(EpochSampler(narrow, **options).batch(1), EpochSampler(cells, **options).batch(1))
+    one, other = (next(evaluation_batches(c, token_budget=300, seed=4)) for c in (narrow, cells))
+    same(one, other)
+
+
+def test_the_network_takes_narrow_tokens():
+    batch = EpochSampler(make(), token_budget=300, seed=4).batch(0)
+    assert batch.gene.dtype == torch.int32
+    config = ModelConfig(n_genes=41, dim=16, n_layers=2, n_heads=2)
+    found = []
+    for cells in (batch, replace(batch, gene=batch.gene.long())):
+        network = initialise(CellFM(config), torch.Generator().manual_seed(0)).eval()
+        loss = masked_expression_loss(network, cells).total
+        loss.backward()
+        found.append([loss.detach(), *(p.grad for p in network.parameters() if p.grad is not None)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+
+
+def test_asked_for_from_threads():
+    sampler = EpochSampler(make(100), token_budget=90, seed=0, window_rows=16)
+    alone = EpochSampler(make(100), token_budget=90, seed=0, window_rows=16)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(sampler.batch, [*range(30), *range(30)]))
+    for step, batch in enumerate(found):
+        same(batch, alone.batch(step % 30))
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"lanes": 0}, ConfigError, "lanes is 0; it must be at least 1"),
+        ({"window_rows": 0}, ConfigError, "window_rows is 0"),
+        ({"block_rows": -1}, ConfigError, "block_rows is -1"),
+        ({"length_buckets": 0}, ConfigError, "length_buckets is 0; it must be at least 1, 1 for none"),
+        ({"lanes": 38}, ConfigError, "37 visits of 37 cells, but there are 38 lanes"),
+        ({"weight": np.full(37, 0.01)}, ConfigError, "0.37 visits of 37 cells"),
+        ({"weight": np.ones(36)}, ConfigError, "weight has 36 entries for 37 cells"),
+        ({"weight": np.full(37, -1.0)}, ConfigError, "or some are negative"),
+        ({"weight": np.zeros(37)}, DataError, "0 cells to make batches of"),
+        ({"rows": np.arange(0)}, DataError, "0 cells to make batches of"),
+        ({"rows": np.array([3, 2])}, DataError, "rows must be ascending and between 0 and 36"),
+        ({"rows": np.array([36, 37])}, DataError, "rows must be ascending"),
+        ({"rows": np.array([-1, 3])}, DataError, "rows must be ascending"),
+    ],
+)  # fmt: skip
+def test_refused_options(options, error, message):
+    with pytest.raises(error, match=message):
+        EpochSampler(make(), token_budget=9, seed=0, **options)
+
+
+def test_refused_processes():
+    sampler = EpochSampler(make(), token_budget=9, seed=0, lanes=4)
+    for rank, world_size in ((0, 5), (4, 4), (-1, 2), (0, 0)):
+        with pytest.raises(
+            ConfigError, match=rf"rank {rank} of world_size {world_size} has no part in 4"
+        ):
+            sampler.batches(0, rank=rank, world_size=world_size)
+    with pytest.raises(ConfigError, match="for one lane, but there are 4; ask for batches"):
+        sampler.batch(0)

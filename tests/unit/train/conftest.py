@@ -26,18 +26,29 @@ from cellfm.train import (
 )
 
 N_GENES, N_CELLS, STEPS_PER_EPOCH = 40, 6, 7
-TIMES = ("seconds", "cells_per_second")
+TIMES = (
+    "seconds",
+    "cells_per_second",
+    "scored_per_second",
+    "wait_share",
+    "mfu",
+    "memory_gib",
+)
 LEVELS = torch.rand(2, N_GENES + 1, generator=torch.Generator().manual_seed(0)) * 4
 
 
 @dataclass(frozen=True)
 class TwoKinds:
-    """Batches by step; `poison` is the step whose values are not numbers."""
+    """Micro-batches by step and lane; `poison` are the steps whose values are not numbers."""
 
-    poison: int | None = None
+    poison: tuple[int, ...] = ()
+    n_lanes: int = 1
 
-    def batch(self, step: int) -> CellBatch:
-        generator = torch.Generator().manual_seed(1000 + step)
+    def batches(self, step: int, *, rank: int = 0, world_size: int = 1) -> list[CellBatch]:
+        return [self.batch(step, lane) for lane in range(rank, self.n_lanes, world_size)]
+
+    def batch(self, step: int, lane: int = 0) -> CellBatch:
+        generator = torch.Generator().manual_seed(1000 + step + 100_000 * lane)
         lengths = torch.randint(12, 30, (N_CELLS,), generator=generator)
         kinds = torch.randint(0, 2, (N_CELLS,), generator=generator)
         genes = [
@@ -45,7 +56,7 @@ class TwoKinds:
         ]
         value = torch.cat([LEVELS[kind][gene] for kind, gene in zip(kinds, genes, strict=True)])
         scored = torch.rand(len(value), generator=generator) < 0.3
-        if step == self.poison:
+        if step in self.poison:
             value = value * torch.nan
         return CellBatch(
             gene=torch.cat(genes),
@@ -73,7 +84,8 @@ class Job:
     @property
     def held_out(self) -> HeldOut:
         batches = [TwoKinds().batch(step) for step in (-1, -2, -3)]
-        return HeldOut(batches=batches, gene_mean=LEVELS.mean(0))
+        means = [LEVELS.mean(0)[batch.gene[batch.scored]] for batch in batches]
+        return HeldOut(name="cells", batches=batches, baselines={"gene_mean": means})
 
     def changed(self, section: str, **changes: object) -> "Job":
         part = replace(getattr(self.config, section), **changes)
@@ -99,21 +111,24 @@ class Job:
             self.sampler,
             network=network or self.network(),
             run_folder=self.folder(name),
-            held_out=self.held_out,
-            **options,
+            **{"held_out": (self.held_out,), **options},
         )
 
 
-@pytest.fixture
-def job(tmp_path) -> Job:
+def small_config() -> PretrainConfig:
+    """Twenty steps of a network with every kind of parameter."""
     model = ModelConfig(
         n_genes=N_GENES, dim=16, n_layers=3, n_heads=2, value_bins=8, zero_heads=True, dropout=0.3
     )
-    config = PretrainConfig(
+    return PretrainConfig(
         model=model,
         data=DataConfig(token_budget=100),
         optim=OptimConfig(lr=3e-3),
         schedule=ScheduleConfig(n_steps=20, warmup_steps=3),
         run=RunConfig(seed=5, log_every=3, eval_every=8, checkpoint_every=6),
     )
-    return Job(root=tmp_path, config=config)
+
+
+@pytest.fixture
+def job(tmp_path) -> Job:
+    return Job(root=tmp_path, config=small_config())

@@ -1,4 +1,5 @@
 import json
+import math
 import os
 import signal
 import threading
@@ -10,16 +11,20 @@ from safetensors.torch import load_file
 
 from cellfm.config import PretrainConfig, load, to_dict
 from cellfm.errors import ConfigError, ResumeError
-from cellfm.train import NonFiniteLossError, list_checkpoints
+from cellfm.nn import masked_expression_loss
+from cellfm.train import NonFiniteLossError, Trainee, World, list_checkpoints
+from cellfm.train.evaluate import evaluate
+
+SHARD = "shard-00000-of-00001.safetensors"
 
 
 def assert_same_run(job, one, other):
     """Same weights, moments, totals and metrics."""
-    for file in ("model.safetensors", "optimizer.safetensors"):
-        left, right = load_file(job.newest(one) / file), load_file(job.newest(other) / file)
-        assert left.keys() == right.keys()
-        for name, tensor in left.items():
-            assert torch.equal(tensor, right[name]), name
+    left, right = (load_file(job.newest(name) / SHARD) for name in (one, other))
+    assert left.keys() == right.keys()
+    assert any(name.startswith("exp_avg_sq.") for name in left)
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
     assert job.lines(one) == job.lines(other)
 
 
@@ -31,7 +36,7 @@ def test_resume_is_bit_exact(job, precision):
     assert (whole.step, whole.finished) == (20, True)
     # 10 is no multiple of the steps between lines, evaluations or checkpoints.
     half = job.train("parts", stop_after=10)
-    assert (half.step, half.finished, half.held_out) == (10, False, None)
+    assert (half.step, half.finished, half.held_out) == (10, False, ())
     torch.rand(7)  # the caller's generator has moved on in between
     assert job.train("parts", second) == replace(whole, folder=job.root / "parts")
     assert_same_run(job, "straight", "parts")
@@ -43,8 +48,8 @@ def test_resume_after_a_kill_repeats_the_lost_steps(job):
     class Killed(Exception):
         pass
 
-    def kill(step):
-        if step == 10:
+    def kill(now):
+        if now.step == 10:
             raise Killed
 
     with pytest.raises(Killed):
@@ -79,17 +84,17 @@ def test_loss_falls_below_the_gene_mean(job):
     job = job.changed("model", dropout=0.0, n_layers=2, dim=32)
     job = job.changed("optim", lr=6e-3).changed("schedule", n_steps=300, warmup_steps=10)
     job = job.changed("run", log_every=50, eval_every=150)
-    score = job.train("run").held_out
+    (score,) = job.train("run").held_out
     train = [line["loss"] for line in job.lines("run") if line["kind"] == "train"]
     assert train[-1] < 0.1 * train[0]
-    assert score.gene_loss < 0.1 * score.gene_mean_loss
-    assert score.cell_loss < 0.5 * score.gene_mean_loss
+    assert score.gene_loss < 0.1 * score.baselines["gene_mean"]
+    assert score.cell_loss < 0.5 * score.baselines["gene_mean"]
     assert [line["step"] for line in job.lines("run") if line["kind"] == "held_out"] == [150, 300]
 
 
 def test_run_folder(job):
     steps = []
-    job.train("run", progress=steps.append)
+    job.train("run", progress=lambda now: steps.append(now.step))
     assert steps == list(range(1, 21))
     folder = job.folder("run")
     assert load(PretrainConfig, folder.path / "config.json") == job.config
@@ -113,7 +118,8 @@ def test_metrics(job):
     assert train[0]["lr"] == job.config.optim.lr
     assert train[0]["loss"] == pytest.approx(train[0]["gene_loss"] + train[0]["cell_loss"])
     rest = {"grad_norm", "gene_loss", "cell_loss"}
-    assert train[0].keys() == {"kind", "step", "epoch", "lr", "loss", "cells", "tokens"} | rest
+    counted = {"cells", "tokens", "scored", "skipped"}
+    assert train[0].keys() == {"kind", "step", "epoch", "lr", "loss"} | counted | rest
 
 
 def test_a_finished_run_is_only_scored(job):
@@ -149,10 +155,10 @@ def test_a_network_of_another_shape_is_refused(job):
 def test_a_loss_that_is_not_finite_changes_nothing(job):
     network, weights = job.network(), {}
 
-    def copy(step):
+    def copy(now):
         weights.update({name: x.clone() for name, x in network.state_dict().items()})
 
-    poisoned = replace(job, sampler=replace(job.sampler, poison=8))
+    poisoned = replace(job, sampler=replace(job.sampler, poison=(8,))).changed("run", max_skipped=0)
     message = r"Step 8: the loss is nan and the norm of its gradient nan; .* Check the counts .* lower optim.lr"
     with pytest.raises(NonFiniteLossError, match=message):
         poisoned.train("run", network, progress=copy)
@@ -161,14 +167,105 @@ def test_a_loss_that_is_not_finite_changes_nothing(job):
         assert torch.equal(x, weights[name]), name
 
 
+def test_steps_that_are_not_finite_are_skipped_and_counted(job):
+    poisoned = replace(job, sampler=replace(job.sampler, poison=(4, 8, 9)))
+    found = poisoned.changed("run", max_skipped=2).train("run")
+    assert (found.step, found.finished, found.skipped) == (20, True, 3)
+    lines = [line for line in job.lines("run") if line["kind"] == "train"]
+    assert [line["skipped"] for line in lines] == [0, 1, 2, 3, 3, 3, 3]
+    assert all(math.isfinite(line["loss"]) for line in lines)
+    poisoned = poisoned.changed("run", max_skipped=1)
+    message = r"Step 9: .*2 steps in a row were skipped, and run.max_skipped is 1. The weights"
+    with pytest.raises(NonFiniteLossError, match=message):
+        poisoned.train("other")
+
+
+def test_skipped_steps_are_remembered_over_a_resume(job):
+    poisoned = replace(job, sampler=replace(job.sampler, poison=(7, 8)))
+    whole = poisoned.train("straight")
+    poisoned.train("parts", stop_after=8)
+    assert poisoned.train("parts") == replace(whole, folder=job.root / "parts")
+    assert_same_run(job, "straight", "parts")
+    strict = poisoned.changed("run", max_skipped=1)
+    strict.train("strict", stop_after=8)
+    with pytest.raises(NonFiniteLossError, match="Step 8"):
+        strict.train("strict")
+
+
+def test_the_score_of_the_untrained_network_stands_beside(job):
+    trainee = Trainee.of(job.network(), masked_expression_loss, run=job.config.run, world=World())
+    expected = evaluate(trainee, job.held_out, precision="fp32")
+    job.train("run", stop_after=9)
+    (score,) = job.train("run").held_out
+    assert score.untrained_gene_loss == expected.gene_loss
+    assert score.untrained_cell_loss == expected.cell_loss
+    lines = [line for line in job.lines("run") if line["kind"] == "held_out"]
+    assert [line["untrained_gene_loss"] for line in lines] == [expected.gene_loss] * 3
+    about = json.loads((job.folder("run").path / "run.json").read_text())
+    assert about["untrained"]["cells"]["gene_loss"] == expected.gene_loss
+    assert lines[0]["set"] == "cells"
+
+
+def test_several_held_out_sets(job):
+    second = replace(job.held_out, name="donor=A", batches=job.held_out.batches[:1], baselines={})
+    found = job.train("run", held_out=(job.held_out, second)).held_out
+    assert [score.name for score in found] == ["cells", "donor=A"]
+    assert found[0].n_scored > found[1].n_scored
+    sets = [line["set"] for line in job.lines("run") if line["kind"] == "held_out"]
+    assert sets == ["cells", "donor=A"] * 3
+
+
+def test_progress_tells_how_it_goes(job):
+    seen = []
+    job.train("run", progress=seen.append)
+    assert [now.n_steps for now in seen] == [20] * 20
+    assert [bool(now.held_out) for now in seen] == [step in (8, 16, 20) for step in range(1, 21)]
+    last = seen[-1]
+    assert last.seconds_left == 0.0
+    assert last.cells_per_second > 0
+    assert last.scored_per_second > last.cells_per_second
+    assert 0 < last.mfu < 1
+    assert 0 <= last.wait_share < 1
+    assert last.memory > 2**20
+
+
+def test_the_result_holds_the_network(job):
+    network = job.network()
+    assert job.train("run", network, stop_after=1).network is network
+
+
+def test_more_lanes_are_another_run_with_the_same_meaning(job):
+    job = replace(job.changed("data", lanes=3), sampler=replace(job.sampler, n_lanes=3))
+    job.train("run", stop_after=2)
+    job.train("run")
+    job.train("straight")
+    assert_same_run(job, "straight", "run")
+    assert [line for line in job.lines("run") if line["kind"] == "train"][-1]["cells"] == 3 * 20 * 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_signal_is_told(job, number):
+    def hit(now):
+        if now.step == 4:
+            os.kill(os.getpid(), number)
+            os.kill(os.getpid(), signal.SIGTERM)  # batch systems repeat themselves
+
+    handlers = [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt) as caught:
+        job.train("stopped", progress=hit)
+    assert caught.value.args == (number,)
+    assert [signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)] == handlers
+    assert job.newest("stopped").name == "step-00000004"
+
+
 @pytest.mark.parametrize("how", ["signal", "raised"])
 def test_ctrl_c_writes_a_checkpoint(job, how):
     handler = signal.getsignal(signal.SIGINT)
 
-    def interrupt(step):
-        if step == 4 and how == "signal":
+    def interrupt(now):
+        if now.step == 4 and how == "signal":
             os.kill(os.getpid(), signal.SIGINT)
-        elif step == 4:
+        elif now.step == 4:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -15,14 +15,27 @@ def test_values_by_hand():
     assert found == pytest.approx([0.5, 1.0, 1.5, 2.0, 1.8535534, 1.5, 1.1464466, 1.0])
 
 
-def test_constant():
-    assert rates(n_steps=5, final_fraction=1.0) == [2.0] * 5
+def test_warm_up_stable_decay_by_hand():
+    found = rates(kind="wsd", n_steps=10, warmup_steps=2, decay_fraction=0.4, final_fraction=0.0)
+    assert found == pytest.approx([1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 1.5, 1.0, 0.5, 0.0])
+    to_half = rates(kind="wsd", n_steps=5, decay_fraction=0.4, final_fraction=0.5)
+    assert to_half == pytest.approx([2.0, 2.0, 2.0, 1.5, 1.0])
+
+
+def test_wsd_without_decay_is_level():
+    assert rates(kind="wsd", n_steps=5, decay_fraction=0.0) == [2.0] * 5
+
+
+@pytest.mark.parametrize("kind", ["cosine", "wsd"])
+def test_constant(kind):
+    assert rates(kind=kind, n_steps=5, final_fraction=1.0) == [2.0] * 5
 
 
 def test_warm_up_only():
     assert rates(n_steps=4, warmup_steps=4) == [0.5, 1.0, 1.5, 2.0]
 
 
-def test_after_the_end_it_stays():
-    schedule = ScheduleConfig(n_steps=5, final_fraction=0.25)
+@pytest.mark.parametrize("kind", ["cosine", "wsd"])
+def test_after_the_end_it_stays(kind):
+    schedule = ScheduleConfig(kind=kind, n_steps=5, final_fraction=0.25)
     assert learning_rate(50, peak=2.0, schedule=schedule) == 0.5

@@ -63,6 +63,24 @@ def test_round_trip(folder: Path, network: CellFM, vocabulary: Vocabulary) -> No
     assert not list(folder.parent.glob(".*"))
 
 
+def test_round_trip_with_a_detection_head(tmp_path: Path, vocabulary: Vocabulary) -> None:
+    config = replace(CONFIG, detection_head=True)
+    made = initialise(CellFM(config), torch.Generator().manual_seed(0))
+    save(tmp_path / "w", made, vocabulary, card="", provenance={})
+    loaded = load(tmp_path / "w").network
+    assert loaded.config == config
+    assert loaded.cell_zero_decoder.weight.any()
+    for name, tensor in loaded.state_dict().items():
+        assert torch.equal(tensor, made.state_dict()[name])
+
+
+def test_folders_from_before_there_was_a_detection_head(folder: Path, network: CellFM) -> None:
+    content = json.loads((folder / "config.json").read_text())
+    del content["model"]["detection_head"]
+    (folder / "config.json").write_text(json.dumps(content))
+    assert load(folder).network.config == network.config
+
+
 def test_the_library_reads_our_file(folder: Path, network: CellFM) -> None:
     stored = load_file(folder / "model.safetensors")
     assert set(stored) == set(network.state_dict())
@@ -119,7 +137,7 @@ def test_names_in_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "cache" / "models").mkdir(parents=True)
     folder.rename(tmp_path / "cache" / "models" / "mine")
     assert load("mine").path == tmp_path / "cache" / "models" / "mine"
-    with pytest.raises(WeightsError, match=r"holds mine\. Give the path"):
+    with pytest.raises(WeightsError, match=r"holds mine\. .mini. comes with the package"):
         find("other")
     with pytest.raises(WeightsError, match="no weights at"):
         find("../models/mine/x")

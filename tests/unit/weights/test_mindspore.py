@@ -71,10 +71,11 @@ def test_there_and_back_is_the_same_file(
     "kind",
     [
         {"zero_heads": True},
+        {"detection_head": True},
         {"n_clusters": 5, "decoders": False, "depth_tokens": False},
         {"n_clusters": 3, "lora_rank": 2},
     ],
-    ids=["zero heads", "annotation", "annotation with adapters"],
+    ids=["zero heads", "detection head", "annotation", "annotation with adapters"],
 )
 def test_every_layout(tmp_path: Path, gene_list, random_checkpoint, kind: dict[str, int]) -> None:
     config = ModelConfig(**TINY, **kind)
@@ -84,6 +85,8 @@ def test_every_layout(tmp_path: Path, gene_list, random_checkpoint, kind: dict[s
     for name in name_table(config):
         assert found[name.ours].shape == name.shape
         np.testing.assert_array_equal(found[name.ours].ravel(), arrays[name.theirs].ravel())
+    stored = json.loads((tmp_path / "out" / "config.json").read_text())["model"]
+    assert stored["detection_head"] == config.detection_head
     export_checkpoint(tmp_path / "out", tmp_path / "back.ckpt")
     assert (tmp_path / "back.ckpt").read_bytes() == source.read_bytes()
 

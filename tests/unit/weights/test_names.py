@@ -9,6 +9,7 @@ import torch
 from cellfm.config.model import ModelConfig
 from cellfm.errors import VocabularyError, WeightsError
 from cellfm.nn import CellFM
+from cellfm.weights.card import n_parameters, shape_text
 from cellfm.weights.names import check_tensors, infer_config, name_table
 from cellfm.weights.protobuf import index
 
@@ -17,6 +18,7 @@ KINDS = {
     "pretrained": {},
     "without depth": {"depth_tokens": False},
     "zero heads": {"zero_heads": True},
+    "detection head": {"detection_head": True},
     "adapters": {"lora_rank": 4},
     "annotation": {"n_clusters": 7, "decoders": False, "depth_tokens": False},
     "annotation with everything": {"n_clusters": 7, "lora_rank": 2, "zero_heads": True},
@@ -71,6 +73,20 @@ def test_released_sizes(
     assert sum(prod(name.shape) for name in table) == n_parameters
     shapes = {name.theirs: name.their_shape for name in table}
     assert infer_config(shapes, n_genes=n_genes, n_heads=None) == config
+
+
+def test_a_detection_head_is_a_matrix_and_a_bias() -> None:
+    plain, head = ModelConfig(**TINY), ModelConfig(**TINY, detection_head=True)
+    assert n_parameters(head) - n_parameters(plain) == 32 * 32 + 32
+    with torch.device("meta"):
+        network = CellFM(head)
+    assert n_parameters(head) == sum(parameter.numel() for parameter in network.parameters())
+    assert "decoders, detection head." in shape_text(head)
+    assert "detection head" not in shape_text(plain)
+    # of the two zero heads it is one: with both there is nothing besides
+    both = ModelConfig(**TINY, zero_heads=True, detection_head=True)
+    assert name_table(both) == name_table(ModelConfig(**TINY, zero_heads=True))
+    assert "decoders, zero heads." in shape_text(both)
 
 
 def _shapes(**changes) -> dict[str, tuple[int, ...]]:
