@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
+import anndata
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
+from tests.e2e import simulate
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("train_worker.py")
@@ -38,7 +40,11 @@ def run(
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", n_processes]
     poison = ("--poison", *POISON)
     job = [WORKER, folder, json.dumps(config), *words, *poison]
-    command = [*(torchrun if n_processes else []), *job]
+    return start(*(torchrun if n_processes else []), *job)
+
+
+def start(*command: object) -> Done:
+    """Run Python with these words."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, *map(str, command)],
@@ -92,6 +98,42 @@ def test_two_processes_are_one(straight: Path, tmp_path: Path, parallel: str) ->
     for checkpoint in (folder / "checkpoints").iterdir():
         assert len(list(checkpoint.glob("*.safetensors"))) == shards
     assert_same(straight, folder)
+
+
+DETECTING = {
+    "model": {"zero_heads": False, "detection_head": True},
+    "objective": {"detection": 0.7},
+    "data": {
+        "lanes": 4,
+        "token_budget": 400,
+        "genes_per_cell": 32,
+        "gene_start": "pca",
+        "thin": True,
+    },
+}
+
+
+def train_on_counts(folder: Path, counts: Path, *, n_processes: int, parallel: str = "ddp") -> Path:
+    settings = {**DETECTING, "run": {"parallel": parallel}}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", n_processes]
+    job = [WORKER, folder, json.dumps(settings), "--counts", counts]
+    done = start(*(torchrun if n_processes else []), *job)
+    assert done.code == 0, done.err
+    assert done.out == "20 0\n"
+    return folder
+
+
+@pytest.mark.slow
+def test_two_processes_are_one_on_counts(tmp_path: Path) -> None:
+    """Detection, a part of each cell's genes and a gene table from a PCA that only the first process fits."""
+    path = simulate.counts(tmp_path / "counts.h5ad", n_cells=300, n_genes=120)
+    genes = list(anndata.read_h5ad(path).var_names)[: -simulate.N_STRANGE]
+    path.with_suffix(".genes.json").write_text(json.dumps(genes))
+    alone = train_on_counts(tmp_path / "alone", path, n_processes=0)
+    assert load_file(alone / "whole.safetensors")["cell_zero_decoder.weight"].any()
+    for parallel in ("ddp", "fsdp"):
+        two = train_on_counts(tmp_path / parallel, path, n_processes=2, parallel=parallel)
+        assert_same(alone, two)
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """One process of a small run; started by torchrun, or alone.
 
 python tests/e2e/train_worker.py FOLDER SETTINGS [--stop-after STEPS] [--hit-at STEP --hit-by SIGNAL --hit-rank RANK] [--poison STEP …]
+python tests/e2e/train_worker.py FOLDER SETTINGS --counts FILE
 """
 
 import argparse
@@ -32,7 +33,11 @@ def main() -> None:
         "--hit-rank", type=int, default=0, help="of the process that gets the signal"
     )
     parser.add_argument("--poison", type=int, nargs="*", default=())
+    parser.add_argument("--counts", type=Path, help="h5ad file to pretrain on as users do")
     options = parser.parse_args()
+    if options.counts:
+        pretrain_on_counts(options)
+        return
     job = Job(root=options.folder.parent, config=config(options.settings))
     with open_world("cpu") as world, torch.device("meta"):
         network = CellFM(job.config.model)
@@ -50,6 +55,24 @@ def main() -> None:
             if world.is_first:
                 save_file(dict(result.network.state_dict()), options.folder / "whole.safetensors")
                 sys.stdout.write(f"{result.step} {result.skipped}\n")
+
+
+def pretrain_on_counts(options: argparse.Namespace) -> None:
+    """Cells, masks and baselines are those of the package, not invented here."""
+    from cellfm.genes import Vocabulary
+    from cellfm.tl import pretrain_file
+
+    symbols = json.loads(options.counts.with_suffix(".genes.json").read_text())
+    result = pretrain_file(
+        options.counts,
+        config(options.settings),
+        options.folder,
+        vocabulary=Vocabulary.from_symbols(symbols),
+        device="cpu",
+    )
+    if result.network is not None:
+        save_file(dict(result.network.state_dict()), options.folder / "whole.safetensors")
+        sys.stdout.write(f"{result.step} {result.skipped}\n")
 
 
 def config(settings: dict[str, dict[str, object]]) -> PretrainConfig:

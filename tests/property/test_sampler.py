@@ -11,6 +11,7 @@ quick = settings(derandomize=True, deadline=None, max_examples=60)
 LENGTHS = st.lists(st.integers(0, 40), min_size=1, max_size=30)
 BUDGET = st.integers(1, 120)
 SEED = st.integers(0, 2**64 - 1)
+GENES = st.none() | st.integers(1, 45)
 
 
 def make(lengths):
@@ -26,14 +27,17 @@ def make(lengths):
 
 
 def arrays(batch):
-    names = ("gene", "value", "offsets", "depth", "hidden", "scored", "target")
-    return [getattr(batch, name).numpy() for name in names]
+    names = ("gene", "value", "offsets", "depth", "hidden", "scored", "target", "absent")
+    return [value.numpy() for name in names if (value := getattr(batch, name)) is not None]
 
 
 @quick
-@given(LENGTHS, BUDGET, SEED)
-def test_every_cell_once_an_epoch_within_the_budget(lengths, budget, seed):
-    sampler = EpochSampler(make(lengths), token_budget=budget, seed=seed)
+@given(LENGTHS, BUDGET, SEED, GENES)
+def test_every_cell_once_an_epoch_within_the_budget(lengths, budget, seed, n_genes):
+    sampler = EpochSampler(
+        make(lengths), token_budget=budget, seed=seed, genes_per_cell=n_genes, absent=True
+    )
+    shown = [n if n_genes is None else min(n, n_genes) for n in lengths]
     step = 0
     for epoch in range(3):
         seen = []
@@ -41,7 +45,8 @@ def test_every_cell_once_an_epoch_within_the_budget(lengths, budget, seed):
             assert sampler.locate(step) == (epoch, index)
             rows = sampler.rows(step)
             assert len(rows)
-            assert len(rows) == 1 or sum(lengths[row] for row in rows) <= budget
+            assert len(rows) == 1 or sum(shown[row] for row in rows) <= budget
+            assert sampler.batch(step).lengths == [shown[row] for row in rows]
             seen += rows.tolist()
             step += 1
         assert sorted(seen) == list(range(len(lengths)))
@@ -50,7 +55,15 @@ def test_every_cell_once_an_epoch_within_the_budget(lengths, budget, seed):
 @quick
 @given(
     LENGTHS,
-    st.fixed_dictionaries({"token_budget": BUDGET, "seed": SEED, "thin": st.booleans()}),
+    st.fixed_dictionaries(
+        {
+            "token_budget": BUDGET,
+            "seed": SEED,
+            "thin": st.booleans(),
+            "genes_per_cell": GENES,
+            "absent": st.booleans(),
+        }
+    ),
     st.lists(st.integers(0, 60), min_size=1, max_size=5),
 )
 def test_a_step_is_a_pure_function(lengths, options, steps):
@@ -65,12 +78,14 @@ def test_a_step_is_a_pure_function(lengths, options, steps):
 
 
 @quick
-@given(LENGTHS, SEED, st.integers(0, 4), st.booleans())
-def test_what_a_cell_shows_does_not_depend_on_its_batch(lengths, seed, epoch, thin):
+@given(LENGTHS, SEED, st.integers(0, 4), st.booleans(), GENES)
+def test_what_a_cell_shows_does_not_depend_on_its_batch(lengths, seed, epoch, thin, n_genes):
     cells = make(lengths)
     drawn = {}
     for budget in (1, 37, 10**6):
-        sampler = EpochSampler(cells, token_budget=budget, seed=seed, thin=thin)
+        sampler = EpochSampler(
+            cells, token_budget=budget, seed=seed, thin=thin, genes_per_cell=n_genes
+        )
         first = sum(sampler.n_batches(earlier) for earlier in range(epoch))
         for step in range(first, first + sampler.n_batches(epoch)):
             batch = sampler.batch(step)
@@ -78,6 +93,28 @@ def test_what_a_cell_shows_does_not_depend_on_its_batch(lengths, seed, epoch, th
                 alone = arrays(batch.cells(position, position + 1))
                 for one, other in zip(alone, drawn.setdefault(row, alone), strict=True):
                     np.testing.assert_array_equal(one, other)
+
+
+@quick
+@given(LENGTHS, BUDGET, SEED, st.booleans(), GENES)
+def test_a_part_of_a_cell_is_that_of_the_whole(lengths, budget, seed, thin, n_genes):
+    """Values, targets and depth are as without the draw, and no gene of the whole cell is called absent."""
+    cells, options = make(lengths), {"seed": seed, "thin": thin}
+    whole = {}
+    sampler = EpochSampler(cells, token_budget=10**6, **options)
+    for position, row in enumerate(sampler.rows(0).tolist()):
+        whole[row] = sampler.batch(0).cells(position, position + 1)
+    few = EpochSampler(cells, token_budget=budget, genes_per_cell=n_genes, absent=True, **options)
+    for step in range(few.n_batches(0)):
+        batch = few.batch(step)
+        for position, row in enumerate(few.rows(step).tolist()):
+            part, cell = batch.cells(position, position + 1), whole[row]
+            at = np.searchsorted(cell.gene.numpy(), part.gene.numpy())
+            for name in ("gene", "value", "target"):
+                np.testing.assert_array_equal(getattr(part, name), getattr(cell, name)[at])
+            np.testing.assert_array_equal(part.depth, cell.depth)
+            assert not np.isin(part.absent[part.absent > 0], cell.gene).any()
+            assert not part.absent[~part.scored].any()
 
 
 @quick
@@ -132,6 +169,7 @@ def test_lanes_share_out_an_epoch(lengths, options, some):
 )
 def test_a_step_is_the_same_whatever_the_processes(lengths, seed, lanes, step, data):
     cells, options = make(lengths), {"token_budget": 60, "seed": seed, "lanes": lanes, "thin": True}
+    options |= {"genes_per_cell": data.draw(GENES), "absent": True}
     whole = EpochSampler(cells, window_rows=10, **options).batches(step)
     world_size = data.draw(st.integers(1, lanes))
     shared = {}

@@ -217,7 +217,8 @@ def _judge(cells: DemoCells, model: "Pretrained", *, seed: int) -> "HeldOutScore
     from cellfm.corpus.sample import evaluation_batches
     from cellfm.genes import resolve
     from cellfm.nn import masked_expression_loss
-    from cellfm.train import HeldOut, Trainee, World, evaluate
+    from cellfm.train import HeldOut, Trainee, World
+    from cellfm.train.evaluate import evaluate
 
     source, var = anndata_source(cells.adata)
     token = resolve(list(var.index), model.vocabulary).token

@@ -30,6 +30,12 @@ MAX_COUNT = 2**24 - 1
 
 _SAMPLE_BLOCKS, _SAMPLE_ROWS = 16, 64
 
+WAY_OUT = (
+    "Name the layer with the raw counts in the source list (layer), or .raw (use_raw); if the counts were only normalised to a "
+    "fixed total and logged, --recover takes them back where that is provably exact."
+)
+"""What a source without counts is told to do."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Chosen:
@@ -119,7 +125,7 @@ def checked_counts(
     if recover:
         block = recover_counts(block, first_row=first_row)
     else:
-        check_counts(block, first_row=first_row)
+        check_counts(block, first_row=first_row, way_out=WAY_OUT)
     largest = block.data.max(initial=0)
     if largest > MAX_COUNT:
         msg = (

@@ -20,7 +20,7 @@ LOG1P_CEILING = 15.0
 TOTAL_SPREAD = 0.05
 """Relative spread of the totals of expm1 below which a matrix is called normalised and logged."""
 
-_WAY_OUT = (
+WAY_OUT = (
     "Give the raw counts: layer=NAME if they are in a layer, use_raw=True if they are in .raw; "
     'or say scale="log1p" if only log-normalised values exist (read depth is then lost).'
 )
@@ -43,7 +43,11 @@ def refuse_float16(dtype: np.dtype[np.generic]) -> None:
 
 
 def check_counts(
-    block: "csr_matrix | csr_array", *, first_row: int = 0, scale: Scale = "counts"
+    block: "csr_matrix | csr_array",
+    *,
+    first_row: int = 0,
+    scale: Scale = "counts",
+    way_out: str = WAY_OUT,
 ) -> None:
     """Check that the stored values of some rows are what `scale` says.
 
@@ -55,6 +59,8 @@ def check_counts(
         Row of the whole matrix at which the block begins; used in messages.
     scale
         ``"counts"`` wants integers of at least 0, ``"log1p"`` logarithms of normalised counts.
+    way_out
+        What a message tells the user to do.
 
     Raises
     ------
@@ -74,23 +80,23 @@ def check_counts(
     if smallest < 0:
         msg = (
             f"{_where(block, values < 0, first_row)}: negative values are no counts. "
-            f"The matrix looks scaled or centred (minimum {smallest:.4g}, maximum {largest:.4g}). {_WAY_OUT}"
+            f"The matrix looks scaled or centred (minimum {smallest:.4g}, maximum {largest:.4g}). {way_out}"
         )
         raise CountsError(msg)
     if scale == "log1p":
         _check_log1p(block, first_row)
     else:
-        _check_integers(block, first_row)
+        _check_integers(block, first_row, way_out)
 
 
-def _check_integers(block: "csr_matrix | csr_array", first_row: int) -> None:
+def _check_integers(block: "csr_matrix | csr_array", first_row: int, way_out: str) -> None:
     """Refuse values with a fractional part and say what they look like."""
     values = block.data
     if values.dtype.kind != "f":
         return
     wrong = np.rint(values) != values
     if wrong.any():
-        msg = f"{_where(block, wrong, first_row)}, which is no integer, but counts were expected. {_looks_like(block)} {_WAY_OUT}"
+        msg = f"{_where(block, wrong, first_row)}, which is no integer, but counts were expected. {_looks_like(block)} {way_out}"
         raise CountsError(msg)
 
 

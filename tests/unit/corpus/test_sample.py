@@ -264,6 +264,87 @@ def test_cells_of_a_batch_are_alike_in_length_with_buckets():
     assert spread[4] < spread[1] / 3
 
 
+def whole_of(sampler, epoch=0):
+    """What each cell shows in an epoch: row → (gene → (value, target), depth)."""
+    first = sum(sampler.n_batches(e) for e in range(epoch))
+    found = {}
+    for step in range(first, first + sampler.n_batches(epoch)):
+        batch = sampler.batch(step)
+        for i, row in enumerate(sampler.rows(step).tolist()):
+            cell = batch.cells(i, i + 1)
+            pairs = zip(cell.value.tolist(), cell.target.tolist(), strict=True)
+            assert row not in found
+            found[row] = dict(zip(cell.gene.tolist(), pairs, strict=True)), cell.depth.tolist()
+    return found
+
+
+@pytest.mark.parametrize("thin", [False, True])
+def test_drawn_genes_keep_the_values_and_the_depth_of_their_whole_cell(thin):
+    cells = make(60)
+    options = {"seed": 4, "thin": thin}
+    whole = whole_of(EpochSampler(cells, token_budget=500, **options))
+    few = EpochSampler(cells, token_budget=100, genes_per_cell=12, **options)
+    shown = whole_of(few)
+    assert shown.keys() == whole.keys() == set(range(60))
+    for row, (genes, depth) in shown.items():
+        assert len(genes) == min(12, cells.lengths[row])
+        assert list(genes) == sorted(genes)
+        assert genes.items() <= whole[row][0].items()
+        assert depth == whole[row][1]
+    again = whole_of(few, epoch=1)
+    assert {tuple(genes) for genes, _ in shown.values()} != {tuple(g) for g, _ in again.values()}
+
+
+@pytest.mark.parametrize("kind", ["in memory", "stored", "narrow"])
+def test_the_budget_is_of_drawn_genes(kind):
+    cells = plain(np.full(200, 40))
+    if kind != "in memory":
+        cells = Stored(cells)
+    if kind == "narrow":
+        cells.lengths = cells.lengths.astype(np.uint16)
+    options = {"token_budget": 100, "seed": 1}
+    sampler = EpochSampler(cells, genes_per_cell=10, **options)
+    batches = [sampler.batch(step) for step in range(sampler.n_batches(0))]
+    assert sum(batch.n_cells for batch in batches) == 200
+    assert {batch.n_tokens for batch in batches} == {100}
+    assert {int(batch.scored.sum()) for batch in batches} == {20}
+    # more than a narrow length can say is simply all
+    everything = EpochSampler(cells, genes_per_cell=(1 << 16) + 3, **options)
+    same(everything.batch(2), EpochSampler(cells, **options).batch(2))
+
+
+def test_cells_that_are_short_enough_are_untouched():
+    for options in ({"thin": True}, {"lanes": 2}):
+        all_of_them = EpochSampler(make(), token_budget=100, seed=4, **options)
+        few = EpochSampler(make(), token_budget=100, seed=4, genes_per_cell=41, **options)
+        for one, other in zip(all_of_them.batches(3), few.batches(3), strict=True):
+            same(one, other)
+
+
+def test_absent_genes_lack_in_the_whole_cell_and_stand_beside_scored_ones():
+    cells = make(60)
+    options = {"token_budget": 90, "seed": 4, "genes_per_cell": 12, "thin": True}
+    sampler, plainly = EpochSampler(cells, absent=True, **options), EpochSampler(cells, **options)
+    n_asked = n_scored = 0
+    for step in range(sampler.n_batches(0)):
+        batch = sampler.batch(step)
+        same(batch, plainly.batch(step))
+        assert plainly.batch(step).absent is None
+        assert not batch.absent[~batch.scored].any()
+        for i, row in enumerate(sampler.rows(step).tolist()):
+            expressed = cells.gene[slice(*cells.offsets[row : row + 2])].tolist()
+            asked = batch.cells(i, i + 1).absent
+            assert not set(asked.tolist()) & set(expressed)
+        n_asked += int((batch.absent > 0).sum())
+        n_scored += int(batch.scored.sum())
+    assert 0.05 < n_asked / n_scored < 1
+
+
+def test_absent_genes_need_masks():
+    sampler = EpochSampler(make(), token_budget=90, seed=4, scored_fraction=None, absent=True)
+    assert sampler.batch(0).absent is None
+
+
 def test_values_without_masks():
     sampler = EpochSampler(make(), token_budget=100, seed=4, scored_fraction=None)
     batch = sampler.batch(0)
@@ -317,6 +398,7 @@ def test_asked_for_from_threads():
         ({"lanes": 0}, ConfigError, "lanes is 0; it must be at least 1"),
         ({"window_rows": 0}, ConfigError, "window_rows is 0"),
         ({"block_rows": -1}, ConfigError, "block_rows is -1"),
+        ({"genes_per_cell": 0}, ConfigError, "genes_per_cell is 0; it must be at least 1, or None for all"),
         ({"length_buckets": 0}, ConfigError, "length_buckets is 0; it must be at least 1, 1 for none"),
         ({"lanes": 38}, ConfigError, "37 visits of 37 cells, but there are 38 lanes"),
         ({"weight": np.full(37, 0.01)}, ConfigError, "0.37 visits of 37 cells"),

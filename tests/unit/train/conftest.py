@@ -39,10 +39,11 @@ LEVELS = torch.rand(2, N_GENES + 1, generator=torch.Generator().manual_seed(0)) 
 
 @dataclass(frozen=True)
 class TwoKinds:
-    """Micro-batches by step and lane; `poison` are the steps whose values are not numbers."""
+    """Micro-batches by step and lane; `poison` are the steps whose values are not numbers; `absent` genes are any at all."""
 
     poison: tuple[int, ...] = ()
     n_lanes: int = 1
+    absent: bool = False
 
     def batches(self, step: int, *, rank: int = 0, world_size: int = 1) -> list[CellBatch]:
         return [self.batch(step, lane) for lane in range(rank, self.n_lanes, world_size)]
@@ -66,6 +67,7 @@ class TwoKinds:
             hidden=scored & (torch.rand(len(value), generator=generator) < 0.8),
             scored=scored,
             target=value,
+            absent=torch.cat(genes).flip(0) * scored if self.absent else None,
         )
 
     def locate(self, step: int) -> tuple[int, int]:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.unit.train.conftest import TwoKinds
+
 from cellfm.config import PretrainConfig, load, to_dict
 from cellfm.errors import ConfigError, ResumeError
 from cellfm.nn import masked_expression_loss
@@ -62,6 +64,41 @@ def test_resume_after_a_kill_repeats_the_lost_steps(job):
     job.train("straight")
     assert_same_run(job, "straight", "killed")
     assert not list(job.folder("killed").checkpoints.glob(".*"))
+
+
+def test_the_gene_table_starts_a_run_and_no_resumed_one(job):
+    """A run goes on from its checkpoint: the table it began with is not put in again."""
+    table = torch.randn(41, 16, generator=torch.Generator().manual_seed(0))
+    table[5:9] = 0.0
+    job.train("straight", gene_start=table)
+    job.train("parts", gene_start=table, stop_after=7)
+    job.train("parts", gene_start=100 * table)
+    assert_same_run(job, "straight", "parts")
+    job.train("without")
+    losses = [job.lines(name)[0]["loss"] for name in ("straight", "without")]
+    assert losses[0] != losses[1]
+
+
+def test_detection_is_trained_when_it_is_asked_for(job):
+    """The head moves, and the logged loss has the term in it."""
+    job = job.changed("model", zero_heads=False, detection_head=True)
+    job = replace(job, sampler=TwoKinds(absent=True))
+    asked = job.changed("objective", detection=0.5)
+    networks = job.network(), job.network()
+    before = networks[0].cell_zero_decoder.weight.clone()
+    asked.train("with", networks[0])
+    job.train("without", networks[1])
+    assert not torch.equal(networks[0].cell_zero_decoder.weight, before)
+    assert torch.equal(networks[1].cell_zero_decoder.weight, before)
+    one, other = (
+        [line for line in job.lines(name) if line["kind"] == "train"]
+        for name in ("with", "without")
+    )
+    assert one[0]["loss"] > one[0]["gene_loss"] + one[0]["cell_loss"] + 0.1
+    assert other[0]["loss"] == pytest.approx(other[0]["gene_loss"] + other[0]["cell_loss"])
+    # the settings belong to the run
+    with pytest.raises(ResumeError, match=r"objective.detection \(0.5 there, 0.0 now\)"):
+        job.train("with")
 
 
 def test_dropout_is_on_and_belongs_to_the_seed(job):

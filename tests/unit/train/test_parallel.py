@@ -58,6 +58,30 @@ def test_a_network_on_the_meta_device_is_made_from_the_seed(job):
         assert torch.equal(ours, theirs), name
 
 
+def test_a_table_starts_the_genes_it_has(job):
+    """Rows of zeros, and those beyond the genes that fill the table up, stay as they were made."""
+    found = trainee(job)
+    parameter = found.network.gene_embedding.weight
+    before = parameter.detach().clone()
+    table = torch.randn(41, 16, generator=torch.Generator().manual_seed(0))
+    unseen = [0, 7, 40]
+    table[unseen] = 0.0
+    assert found.network.config.n_rows == 48
+    found.start_genes(table)
+    seen = [row for row in range(41) if row not in unseen]
+    assert torch.equal(parameter.detach()[seen], table[seen])
+    assert torch.equal(parameter.detach()[unseen], before[unseen])
+    assert torch.equal(parameter.detach()[41:], before[41:])
+    assert not parameter[0].any()
+    assert parameter.requires_grad
+    assert parameter.is_leaf
+
+
+def test_alone_the_first_process_has_said_it_all():
+    table = torch.ones(3)
+    assert World().broadcast(table) is table
+
+
 def loss_and_gradients(job, **run):
     found = trainee(job, job.network().train(), **run)
     torch.default_generator.manual_seed(3)

@@ -47,6 +47,7 @@ SMALL = replace(preset("small"), n_genes=300, n_layers=3)
 ADAPTERS = replace(DEBUG, n_layers=3, lora_rank=4, depth_tokens=False, zero_heads=True)
 ONE_LAYER = ModelConfig(n_genes=100, dim=48, n_layers=1, n_heads=3)
 NO_DROPOUT = replace(DEBUG, dropout=0.0)
+DETECTION = replace(DEBUG, dim=64, detection_head=True)
 EVERYTHING = replace(ADAPTERS, depth_tokens=True, n_clusters=3)
 NETWORKS = {
     "debug": DEBUG,
@@ -77,9 +78,11 @@ def shape_of(batch: CellBatch) -> BatchShape:
     )
 
 
-def loss_of(net: CellFM, batch: CellBatch, precision: str = "fp32") -> torch.Tensor:
+def loss_of(
+    net: CellFM, batch: CellBatch, precision: str = "fp32", *, detection: float = 0.0
+) -> torch.Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bf16"):
-        return masked_expression_loss(net, batch).total
+        return masked_expression_loss(net, batch, detection=detection).total
 
 
 def test_it_is_arithmetic_without_torch():
@@ -97,7 +100,11 @@ def test_it_is_arithmetic_without_torch():
 # Parameters
 
 
-@pytest.mark.parametrize("config", [*map(preset, presets()), EVERYTHING], ids=[*presets(), "all"])
+@pytest.mark.parametrize(
+    "config",
+    [*map(preset, presets()), EVERYTHING, DETECTION, replace(EVERYTHING, detection_head=True)],
+    ids=[*presets(), "all", "detection", "all and detection"],
+)
 def test_parameters_are_those_of_the_network(config):
     with torch.device("meta"):
         net = CellFM(config)
@@ -105,14 +112,16 @@ def test_parameters_are_those_of_the_network(config):
         ("gene_table", "value_encoders", "special_tokens", "layers", "adapters", "decoders"), 0
     ) | {"unused": 0}
     for name, parameter in net.named_parameters():
-        parts[part_of(name)] += parameter.numel()
+        parts[part_of(name, config)] += parameter.numel()
     counted = count_parameters(config)
     assert {part: getattr(counted, part) for part in parts} == parts
     assert counted.total == sum(parts.values())
 
 
-def part_of(name: str) -> str:
+def part_of(name: str, config: ModelConfig) -> str:
     first = name.split(".", maxsplit=1)[0]
+    if first == "cell_zero_decoder":
+        return "decoders" if config.detection_head else "unused"
     if first == "layers":
         return "adapters" if "lora" in name else "layers"
     return {
@@ -126,7 +135,6 @@ def part_of(name: str) -> str:
         "cell_decoder": "decoders",
         "zero_embedding": "unused",
         "gene_zero_decoder": "unused",
-        "cell_zero_decoder": "unused",
         "annotation": "unused",
     }[first]
 
@@ -159,6 +167,26 @@ def test_operations_are_those_torch_counts(name, size):
     assert count(training=True, activation_checkpointing=True) == pytest.approx(
         recomputed.get_total_flops(), rel=FLOPS_TOLERANCE
     )
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_operations_of_the_detection_term(size):
+    """Each scored gene and the absent one beside it are mapped once more."""
+    net, batch = network(DETECTION), masked(DETECTION, size)
+    batch = replace(batch, absent=torch.where(batch.scored, 7, 0))
+    shape = shape_of(batch)
+    sizes = {"n_cells": shape.n_cells, "n_tokens": shape.n_tokens, "n_scored": shape.n_scored}
+    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+        loss_of(net, batch, detection=1.0)
+    with FlopCounterMode(display=False) as step:
+        loss_of(net, batch, detection=1.0).backward()
+    for training, counter in ((False, forward), (True, step)):
+        count = partial(flops, DETECTION, **sizes, training=training)
+        assert count(detection=True) == pytest.approx(
+            counter.get_total_flops(), rel=FLOPS_TOLERANCE
+        )
+        more = 2 * 2 * shape.n_scored * DETECTION.dim**2
+        assert count(detection=True) - count() == pytest.approx(more * (3 if training else 1))
 
 
 # Bytes
@@ -253,11 +281,14 @@ def test_peak_of_a_micro_batch(name, precision, recompute):
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("config", [DEBUG, MINI, EVERYTHING], ids=["debug", "mini", "all"])
+@pytest.mark.parametrize(
+    "config", [DEBUG, MINI, EVERYTHING, DETECTION], ids=["debug", "mini", "all", "detection"]
+)
 def test_states_are_float32_and_as_large_as_counted(config, precision):
     net, batch = network(config), masked(config, "few")
+    batch = replace(batch, absent=torch.where(batch.scored, 7, 0))
     optimizer = build_optimizer(net, OptimConfig())
-    loss_of(net, batch, precision).backward()
+    loss_of(net, batch, precision, detection=float(config.detection_head)).backward()
     optimizer.step()
     gradients = [p.grad for p in net.parameters() if p.grad is not None]
     moments = [
@@ -341,6 +372,36 @@ def test_loader_feeds_what_is_computed():
     assert run.loader.disk_megabytes_per_second_per_node == pytest.approx(
         4 * per_gpu * 1492 * 2 / 1e6
     )
+
+
+def test_fewer_genes_of_a_cell_are_less_work_and_as_much_to_read():
+    whole, few = planned("80m"), planned("80m", "data.genes_per_cell=373")
+    config = preset("80m")
+    expected = flops(config, n_cells=1, n_tokens=373, n_scored=0.2 * 373, training=True)
+    assert few.work.step == pytest.approx(expected)
+    assert few.work.step < 0.26 * whole.work.step
+    assert few.schedule.cells_per_step > 3.9 * whole.schedule.cells_per_step
+    assert few.schedule.steps_per_epoch < whole.schedule.steps_per_epoch / 3.9
+    # a step is about as long; the loader reads the whole of four times as many cells
+    assert few.speed.seconds_per_step == pytest.approx(whole.speed.seconds_per_step, rel=0.05)
+    assert few.speed.cells_per_second > 3.9 * whole.speed.cells_per_second
+    per_node = few.loader.cells_per_second_per_node
+    assert per_node == pytest.approx(few.speed.cells_per_second / few.n_nodes)
+    assert few.loader.disk_megabytes_per_second_per_node == pytest.approx(
+        per_node * 1492 * 2 / 1e6
+    )
+    assert few.genes_per_cell == whole.genes_per_cell == 1492
+    # a number above the genes that cells have changes nothing
+    assert planned("80m", "data.genes_per_cell=2000") == whole
+
+
+def test_the_detection_term_is_work():
+    words = ("model.detection_head=true", "data.genes_per_cell=null")
+    without = planned("mini", *words, "objective.detection=0")
+    term = planned("mini", *words, "objective.detection=0.5")
+    more = 3 * 4 * 0.2 * 1492 * preset("mini").dim ** 2
+    assert term.work.step - without.work.step == pytest.approx(more)
+    assert term.work.forward == without.work.forward  # evaluation has none
 
 
 def test_checkpoints_hold_weights_and_moments():
