@@ -10,6 +10,7 @@ import argparse
 import json
 import subprocess
 import sys
+from copy import deepcopy
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -182,6 +183,10 @@ def judge(
 ) -> dict[str, object]:
     baselines = Baselines.fit(training, len(model.vocabulary), seed=SEED)
     random = initialise(CellFM(model.network.config), torch.Generator().manual_seed(SEED)).eval()
+    start = deepcopy(random)
+    table = torch.from_numpy(baselines.gene_table(model.network.config.dim, seed=SEED))
+    with torch.no_grad():
+        start.gene_embedding.weight[: len(table)] = table
     losses: dict[str, float] = {}
     n_scored = 0
     for batch in evaluation_batches(cells, token_budget=16384, seed=SEED, hidden_fraction=1.0):
@@ -198,9 +203,12 @@ def judge(
         for name, predicted in found.items():
             losses[name] = losses.get(name, 0.0) + float((predicted - truth).square().sum())
     known = np.flatnonzero(labels != "unknown")
-    table = probes(
-        model, random, cells=cells.select(known), labels=labels[known], baselines=baselines
-    )
+    networks = {
+        "CellFM mini": model.network,
+        "untrained, PCA start": start,
+        "random weights": random,
+    }
+    table = probes(networks, cells.select(known), labels[known], baselines)
     return {
         "left_out": LEFT_OUT,
         "n_cells": len(cells),
@@ -211,21 +219,18 @@ def judge(
     }
 
 
-def probes(model, random, *, cells, labels, baselines):
+def probes(networks, cells, labels, baselines):
     """Score probes on frozen states; half of the cells of each type fit them."""
     fit = np.zeros(len(labels), dtype=bool)
     generator = np.random.default_rng(SEED)
     for kind in np.unique(labels):
         members = generator.permutation(np.flatnonzero(labels == kind))
         fit[members[: round(FIT_FRACTION * len(members))]] = True
-    ours, random_states = (states(network, cells) for network in (model.network, random))
-    embeddings = {
-        "CellFM mini": ours["cell"],
-        "CellFM mini, mean of gene states": ours["mean"],
-        "random weights": random_states["cell"],
-        "random weights, mean of gene states": random_states["mean"],
-        "PCA-50 of the training cells": principal_scores(cells, baselines),
-    }
+    embeddings = {}
+    for name, network in networks.items():
+        found = states(network, cells)
+        embeddings |= {name: found["cell"], f"{name}, mean of gene states": found["mean"]}
+    embeddings["PCA-50 of the training cells"] = principal_scores(cells, baselines)
     return probe_table(embeddings, labels, fit, seed=SEED)
 
 

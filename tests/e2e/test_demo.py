@@ -18,30 +18,21 @@ from tests.e2e.conftest import Cellfm
 # umap-learn says on import that it looked for TensorFlow, which nothing here uses
 pytestmark = pytest.mark.filterwarnings("ignore:Tensorflow not installed:ImportWarning")
 
-FILES = (
-    "README.md",
-    "curve.png",
-    "embedded.h5ad",
-    "metrics.jsonl",
-    "model",
-    "table.json",
-    "table.md",
-    "umap.png",
-)
+FILES = ("README.md", "embedded.h5ad", "table.json", "table.md", "umap.png")
+TRAINED = (*FILES, "curve.png", "metrics.jsonl", "model")
 
 
 @pytest.fixture(scope="module")
 def bundled(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo") / "demo"
-    assert run(["demo", str(out), "--steps", "3"]) == 0
+    assert run(["demo", str(out)]) == 0
     return out
 
 
 def test_writes_everything_and_leaves_nothing_else(bundled: Path) -> None:
     assert sorted(path.name for path in bundled.iterdir()) == sorted(FILES)
     assert [path.name for path in bundled.parent.iterdir()] == ["demo"]
-    for name in ("umap.png", "curve.png"):
-        assert (bundled / name).read_bytes().startswith(b"\x89PNG")
+    assert (bundled / "umap.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_table_has_all_methods_with_intervals_and_provenance(bundled: Path) -> None:
@@ -55,7 +46,7 @@ def test_table_has_all_methods_with_intervals_and_provenance(bundled: Path) -> N
     assert facts["n_test"] == facts["probes"]["rows"][0]["n_test"] == 209
     assert len(facts["split_sha256"]) == 64
     assert facts["seed"] == 0
-    assert set(facts["seconds"]) == {"cells", "training", "embedding", "probes", "picture"}
+    assert set(facts["seconds"]) == {"cells", "recovery", "embedding", "probes", "picture"}
     assert {"cellfm", "torch", "scanpy"} < set(facts["versions"])
     text = (bundled / "table.md").read_text()
     assert all(f"| {method} | {probe} |" in text for method, probe in rows)
@@ -96,6 +87,7 @@ def test_own_counts_without_labels_give_a_picture_and_no_table(
     source = simulate.counts(tmp_path / "few.h5ad", n_cells=60)
     outcome = cellfm("demo", tmp_path / "out", "--input", source, "--steps", "1")
     assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(TRAINED)
     assert "No labels were given, so nothing was probed" in outcome.out
     assert json.loads((tmp_path / "out" / "table.json").read_text())["probes"] is None
     assert (tmp_path / "out" / "umap.png").is_file()
@@ -123,8 +115,8 @@ def test_unusable_input_is_refused(tmp_path: Path) -> None:
     few.write_h5ad(tmp_path / "few.h5ad")
     with pytest.raises(DataError, match=r"There are 9 cells; the demo needs at least 50"):
         demo_cells(tmp_path / "few.h5ad", None, seed=0)
-    with pytest.raises(ConfigError, match="steps is 0; it must be at least 1"):
-        run_demo(tmp_path / "out", steps=0)
+    with pytest.raises(ConfigError, match="steps is -1; it must be at least 0"):
+        run_demo(tmp_path / "out", steps=-1)
 
 
 def test_everything_scored_is_hidden() -> None:

@@ -108,7 +108,7 @@ def run_demo(
                 held_out = _train(cells, folder, n_steps=steps, seed=seed, progress=tell)
                 model = weights.load(folder / "model")
             else:
-                model = weights.load(weights.MINI)
+                model = weights.load(weights.PACKAGED / weights.MINI)
                 held_out = _judge(cells, model, seed=seed)
         with clock("embedding"):
             _embed(cells, model, seed=seed, progress=tell)

@@ -11,7 +11,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
     source: Path,
     target: Path,
     *,
-    model: str = "mini",
+    model: str | None = None,
     key_added: str = "X_cellfm",
     layer: str | None = None,
     use_raw: bool = False,
@@ -38,7 +38,8 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
     target
         h5ad file to write.
     model
-        Weights folder, name of one in the cache folder, or mini: the small model that comes with the package, a demonstration.
+        Weights folder, or name of one in the cache folder; without it, the small model that comes with the package: a
+        demonstration.
     key_added
         Key of obsm for the cell states, and of uns["cellfm"] for the provenance.
     layer

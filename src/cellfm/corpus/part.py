@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellfm.corpus.metadata import METADATA
-from cellfm.corpus.shards import ShardedVector
+from cellfm.corpus.shards import Buffers, ShardedVector
 from cellfm.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -123,7 +123,9 @@ class Part:
             raise CorpusError(msg)
         return indptr
 
-    def read(self, start: int, stop: int, *, once: bool = False) -> RawRows:
+    def read(
+        self, start: int, stop: int, *, once: bool = False, buffers: Buffers | None = None
+    ) -> RawRows:
         """Return the cells ``start:stop``.
 
         Parameters
@@ -132,6 +134,8 @@ class Part:
             Cells of the part.
         once
             Do not keep the boundaries of all cells in memory for the next time.
+        buffers
+            Where the memory of genes and counts comes from; None for new memory.
 
         Raises
         ------
@@ -140,10 +144,11 @@ class Part:
         """
         offsets = self._boundaries(start, stop) if once else self.indptr[start : stop + 1]
         first, last = int(offsets[0]), int(offsets[-1])
-        gene = self._indices.read(first, last)
+        gene = self._indices.read(first, last, buffers=buffers)
         gene = gene.view(f"u{gene.itemsize}")  # never negative
         gene += 1
-        return RawRows(gene=gene, count=self._data.read(first, last), offsets=offsets - first)
+        count = self._data.read(first, last, buffers=buffers)
+        return RawRows(gene=gene, count=count, offsets=offsets - first)
 
     def numbers(self, name: str, start: int = 0, stop: int | None = None) -> "NDArray[np.integer]":
         """Return a column of `NUMBERS`, or the cells ``start:stop`` of it."""

@@ -8,6 +8,8 @@ shard and decompressed where they belong.
 import json
 import os
 from pathlib import Path
+from sys import getrefcount
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +28,32 @@ _TYPES = ("uint16", "uint32", "uint64", "int8", "int16", "int32", "int64")
 _NOT_STORED = (1 << 64) - 1  # a chunk of nothing but the fill value
 _INDEX_ENTRY = 16
 _INDEX_CHECKSUM = 4
+_UNUSED = 2  # references to a buffer that nobody holds: its list's, and the argument of the count
 _BLOSC_HEADER = 16  # version and flags, then the sizes: raw, of a block, compressed
+
+
+class Buffers:
+    """Memory for decoded values that is used again once nobody holds it.
+
+    The pages of new memory cost nearly as much as decompressing into them.
+    """
+
+    def __init__(self) -> None:
+        self._all: list[NDArray[np.uint8]] = []
+        self._lock = Lock()
+
+    def empty(self, size: int, dtype: "np.dtype[np.integer]") -> "NDArray[np.integer]":
+        """Return an array with arbitrary content; its memory is taken back when it and all views of it are gone."""
+        n_bytes = size * dtype.itemsize
+        with self._lock:
+            free = [i for i in range(len(self._all)) if getrefcount(self._all[i]) <= _UNUSED]
+            for i in free:
+                if len(self._all[i]) >= n_bytes:
+                    return self._all[i][:n_bytes].view(dtype)
+            for i in reversed(free):  # too small: let go
+                del self._all[i]
+            self._all.append(np.empty(n_bytes, dtype=np.uint8))
+            return self._all[-1].view(dtype)
 
 
 class ShardedVector:
@@ -66,15 +93,27 @@ class ShardedVector:
         """Return the number of values."""
         return self._size
 
-    def read(self, start: int, stop: int) -> "NDArray[np.integer]":
-        """Return the values ``start:stop`` in a new array.
+    def read(
+        self, start: int, stop: int, *, buffers: "Buffers | None" = None
+    ) -> "NDArray[np.integer]":
+        """Return the values ``start:stop`` in an array of their own.
+
+        Parameters
+        ----------
+        start, stop
+            Range.
+        buffers
+            Where the memory comes from; None for new memory.
 
         Raises
         ------
         CorpusError
             The files are damaged or gone.
         """
-        out = np.empty(stop - start, dtype=self.dtype)
+        if buffers is None:
+            out = np.empty(stop - start, dtype=self.dtype)
+        else:
+            out = buffers.empty(stop - start, self.dtype)
         if start >= stop:
             return out
         for number in range(start // self._shard, (stop - 1) // self._shard + 1):

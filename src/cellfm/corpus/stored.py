@@ -7,6 +7,7 @@ import numpy as np
 
 from cellfm.corpus.cells import InMemoryCells, joined
 from cellfm.corpus.ragged import boundaries
+from cellfm.corpus.shards import Buffers
 from cellfm.errors import CorpusError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class StoredCells:
         self._first = [0, *accumulate(part.n_cells for part in store.parts)]
         self._n_genes = len(store.vocabulary)
         self._number: NDArray[np.int64] | None = None
+        self._buffers = Buffers()
 
     def __len__(self) -> int:
         """Return the number of cells."""
@@ -78,7 +80,7 @@ class StoredCells:
         return blocks[0] if len(blocks) == 1 else _in_one(blocks)
 
     def _read(self, part: "Part", start: int, stop: int) -> InMemoryCells:
-        raw = part.read(start, stop, once=True)
+        raw = part.read(start, stop, once=True, buffers=self._buffers)
         if raw.gene.max(initial=0) > self._n_genes:
             raise CorpusError(_contradiction(part, start))
         number = part.numbers("fingerprint_1", start, stop).astype(np.uint64).view(np.int64)

@@ -22,7 +22,7 @@ from cellfm.tl._states import (
     check_key,
     provenance,
 )
-from cellfm.weights.folder import MINI, Pretrained
+from cellfm.weights.folder import Pretrained
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,7 +33,7 @@ Progress = Callable[[int, int], None]
 
 def embed(  # noqa: PLR0913 - the arguments of a user's question
     adata: "AnnData",
-    model: Pretrained | str | Path = MINI,
+    model: Pretrained | str | Path | None = None,
     *,
     key_added: str = "X_cellfm",
     layer: str | None = None,
@@ -60,7 +60,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
     adata
         Cells × genes in memory or backed; CSR, CSC or dense.
     model
-        From `cellfm.load`, or a weights folder or name.
+        From `cellfm.load`, or a weights folder or name; None takes the small one that comes with the package.
     key_added
         Name of the result.
     layer

@@ -28,7 +28,7 @@ from cellfm.tl._states import (
     check_key,
     provenance,
 )
-from cellfm.weights.folder import MINI, Pretrained
+from cellfm.weights.folder import Pretrained
 
 if TYPE_CHECKING:
     import h5py
@@ -59,7 +59,7 @@ class EmbedSummary:
 def embed_file(  # noqa: PLR0913 - the arguments of a user's question
     source: Path | str,
     target: Path | str,
-    model: Pretrained | str | Path = MINI,
+    model: Pretrained | str | Path | None = None,
     *,
     key_added: str = "X_cellfm",
     layer: str | None = None,

@@ -22,7 +22,7 @@ from cellfm.nn.kernels.cell_state import CellStates, Precision
 from cellfm.nn.kernels.routing import fp32_routing, routing_pays
 from cellfm.nn.kernels.workers import workers
 from cellfm.tl._device import choose_device
-from cellfm.weights.folder import Pretrained, load
+from cellfm.weights.folder import MINI, PACKAGED, Pretrained, load
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -92,13 +92,13 @@ def check_key(key_added: str) -> None:
         raise ConfigError(msg)
 
 
-def as_model(model: Pretrained | str | Path, device: str | None) -> Pretrained:
+def as_model(model: Pretrained | str | Path | None, device: str | None) -> Pretrained:
     """Return weights on the device asked for: a GPU if there is one, unless the caller says otherwise.
 
-    A model that was passed in is copied when it must move, never moved.
+    None is the model of the package, whatever folders lie around. A model that was passed in is copied when it must move, never moved.
     """
     if not isinstance(model, Pretrained):
-        return load(model, device=choose_device(device))
+        return load(PACKAGED / MINI if model is None else model, device=choose_device(device))
     if device is None:
         return model
     here, wanted = model.network.cls.device, torch.device(choose_device(device))

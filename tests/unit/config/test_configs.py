@@ -131,8 +131,7 @@ SHAPE = {"n_genes": 8, "dim": 4, "n_layers": 1, "n_heads": 2}
                 "schedule": ScheduleConfig(n_steps=1),
                 "objective": ObjectiveConfig(detection=0.5),
             },
-            "PretrainConfig.objective.detection is 0.5, but the model has no head for it. "
-            "Set model.detection_head=true, or objective.detection=0.",
+            "PretrainConfig.objective.detection is 0.5, but the model has no head for it. Set model.detection_head=true, or",
         ),
         (
             PretrainConfig,

@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file
-
 from tests.unit.train.conftest import TwoKinds
 
 from cellfm.config import PretrainConfig, load, to_dict

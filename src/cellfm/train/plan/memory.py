@@ -169,7 +169,8 @@ def weight_copies(
     d, bins = config.dim, config.value_bins
     encoders = (2 if config.depth_tokens else 1) * (bins + bins**2 + bins * d)
     in_layers = config.n_layers * 8 * (d**2 + 2 * d * config.lora_rank) if layers else 0
-    return BF16 * (encoders + 2 * d**2 + d + in_layers)
+    head = d**2 + d if config.detection_head else 0
+    return BF16 * (encoders + 2 * d**2 + d + head + in_layers)
 
 
 def _gathered(config: ModelConfig, precision: Literal["fp32", "bf16"]) -> float:
@@ -263,4 +264,14 @@ def _decoder_bytes(
     # State, hidden layer before and behind its activation, gene embedding, its map, and the cell's state.
     size = _product_size(precision)
     cell = FP32  # the cell's state stays in float32
-    return shape.n_scored * (config.dim * (5 * size + cell) + 24)
+    return shape.n_scored * (config.dim * (5 * size + cell + _detection_bytes(config, size)) + 24)
+
+
+def _detection_bytes(config: ModelConfig, size: int) -> float:
+    """Per number of a scored gene's row: its map; the absent gene beside it, its map, and the cell's state once more.
+
+    In float32 the first map reads the embedding that is kept anyway, in bfloat16 a copy of it.
+    """
+    if not config.detection_head:
+        return 0.0
+    return (4 if size == BF16 else 3) * size + FP32
