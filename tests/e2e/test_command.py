@@ -32,7 +32,7 @@ def test_help_lists_the_commands(cellfm: Cellfm) -> None:
     [
         (["embd"], 'Did you mean "embed"?'),
         (["embed", "a.h5ad"], "--target"),
-        (["embed", "a.h5ad", "b.h5ad", "--modl", "c"], "instead of --modl?"),
+        (["embed", "a.h5ad", "b.h5ad", "--modl", "c"], "Did you mean --model?"),
         (["embed", "a.h5ad", "b.h5ad", "--model", "c", "--scale", "raw"], "raw"),
     ],
 )

@@ -25,6 +25,8 @@ MAX_CELLS = 20_000
 RIDGE = 10.0
 """Penalty of the ridge regression on scores of unit variance: a gene seen in 10 cells is pulled half-way to its mean."""
 
+TOLERANCE = 1e-6
+"""Relative accuracy of the principal components."""
 CUT = 3.0
 """Standard deviations at which a gene's features are cut: a few genes carry most of each loading."""
 
@@ -199,20 +201,23 @@ def _principal_directions(
     """Return mean and principal directions of the rows, centred without making them dense."""
     from scipy.sparse.linalg import LinearOperator, svds
 
-    mean = np.asarray(x.mean(axis=0)).ravel()
+    mean = np.asarray(x.mean(axis=0), dtype=np.float64).ravel()
     n_components = min(N_COMPONENTS, min(x.shape) - 1)
     if n_components < 1:
         return mean.astype(np.float32), np.zeros((x.shape[1], 0), dtype=np.float32)
+    # In double precision: the last bits of single-precision products depend on where arrays lie in memory, and two runs of
+    # one recipe are to begin alike.
+    x = x.astype(np.float64)
     centred = LinearOperator(
         x.shape,
         matvec=lambda v: x @ v - mean @ v,
         rmatvec=lambda u: x.T @ u - mean * u.sum(),
         matmat=lambda v: x @ v - (mean @ v)[None, :],
         rmatmat=lambda u: x.T @ u - np.outer(mean, u.sum(axis=0)),
-        dtype=np.float32,
+        dtype=np.float64,
     )
-    start = np.random.default_rng(seed).normal(size=min(x.shape)).astype(np.float32)
-    _, _, right = svds(centred, k=n_components, v0=start, solver="arpack")
+    start = np.random.default_rng(seed).normal(size=min(x.shape))
+    _, _, right = svds(centred, k=n_components, v0=start, tol=TOLERANCE, solver="arpack")
     return mean.astype(np.float32), np.ascontiguousarray(right.T[:, ::-1], dtype=np.float32)
 
 

@@ -83,7 +83,7 @@ def learning_curve(
         ax.set_ylim(0, 1.5 * max(float(line[name]) for line in scores for name in names))
         if "set" in scores[0]:
             ax.set_title(f"held out: {scores[0]['set']}", fontsize=9)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(fontsize=8, loc="upper right", framealpha=0.9, edgecolor="none")
     return ax
 
 

@@ -55,26 +55,6 @@ class RunFolder:
         return self.path / "run.json"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Snapshot:
-    """What a checkpoint knows besides tensors."""
-
-    step: int
-    """Steps taken; the next batch is that of this step."""
-    epoch: int
-    """Epoch of the next batch."""
-    position: int
-    """Position of the next batch in its epoch."""
-    vocabulary: str
-    """Hash of the gene list."""
-    config: Mapping[str, Any]
-    """Resolved config of the run."""
-    meter: Mapping[str, Any]
-    """Sums since the last line of metrics, and totals."""
-    versions: Mapping[str, str]
-    """Code that wrote the checkpoint."""
-
-
 def code_versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
     try:

@@ -401,7 +401,7 @@ def test_the_detection_term_is_work():
     words = ("model.detection_head=true", "data.genes_per_cell=null")
     without = planned("mini", *words, "objective.detection=0")
     term = planned("mini", *words, "objective.detection=0.5")
-    more = 3 * 4 * 0.2 * 1492 * preset("mini").dim ** 2
+    more = 3 * 4 * 0.5 * 1492 * preset("mini").dim ** 2
     assert term.work.step - without.work.step == pytest.approx(more)
     assert term.work.forward == without.work.forward  # evaluation has none
 
