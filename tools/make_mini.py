@@ -64,6 +64,59 @@ MANTISSA_BITS = 12
 FIT_FRACTION = 0.5
 """Of the labelled cells that the probes are fitted on."""
 SEED = 0
+CARD = """# cellfm-mini
+
+A CellFM network small enough to come with the package: {shape}
+
+**A demonstration of the machine, not a substitute for a model trained on millions of cells.**
+
+## Data and licences
+
+| data set | cells | what | licence |
+|---|---|---|---|
+{data}
+
+All are public count matrices; no cell of {left_out} was trained on. Corpus hash {corpus}. Genes that no training cell
+expresses are not in the vocabulary, and are left out of an input like any unknown gene.
+
+## Recipe
+
+`mini`, {n_steps:,} steps of at most {token_budget:,} genes ({genes_per_cell} of a cell at a time), seed {seed}, {minutes:.0f} minutes of
+training on one CPU core; weights rounded to {bits} bits of mantissa. To make them again:
+
+```bash
+python tools/make_mini.py ../shared/data work/ src/cellfm/weights/packaged/mini
+```
+
+The settings were chosen on the same left-out data set (docs/objective.md), so its figures are a little too good.
+
+## Metrics
+
+Hidden values of {n_cells:,} cells of {left_out}, mean squared error over {n_scored:,} values (20 % of a cell's genes, all hidden):
+
+| prediction | error |
+|---|---|
+{errors}
+
+Cell types of {left_out} read off frozen states, macro-F1 with 95 % bootstrap interval over cells (half of the cells fit the probe, the
+other half, of the same donor, is scored):
+
+| embedding | probe | macro-F1 | interval |
+|---|---|---|---|
+{probes}
+
+## Limits
+
+- Blood, pancreas and three cell lines, {n_trained:,} cells: other tissues are far from anything it has seen.
+- What the probes read is mostly the PCA start of the gene table: see the rows "untrained, PCA start", which kNN prefers. What training
+  adds is the recovery of hidden values.
+- One seed. PCA fitted on the same cells is the line to beat, and is in the table.
+- Nothing of the published CellFM weights is in here.
+
+## Licence
+
+BSD-3-Clause, like the package; the data sets keep their own terms.
+"""
 
 
 def main() -> None:
@@ -266,69 +319,33 @@ def card(model: weights.Pretrained, facts: dict, store: Store, run: Path) -> str
         f"| {name} | {kept[name]:,} | {text} | {licence} |"
         for name, (_, text, licence, _) in SOURCES.items()
     )
-    rows = "\n".join(
+    probes = "\n".join(
         f"| {row['method']} | {row['probe']} | {row['macro_f1']['value']:.3f} | {row['macro_f1']['low']:.3f} to {row['macro_f1']['high']:.3f} |"
         for row in facts["probes"]
     )
-    lines = "\n".join(f"| {name} | {value:.3f} |" for name, value in mse.items())
+    errors = "\n".join(f"| {name} | {value:.3f} |" for name, value in mse.items())
     seconds = [
         line["seconds"]
         for line in MetricsFile(run / "metrics.jsonl").read()
         if line["kind"] == "train"
     ][-1]
-    return f"""# cellfm-mini
-
-A CellFM network small enough to come with the package: {shape_text(model.network.config)}
-
-**A demonstration of the machine, not a substitute for a model trained on millions of cells.**
-
-## Data and licences
-
-| data set | cells | what | licence |
-|---|---|---|---|
-{data}
-
-All are public count matrices; no cell of {LEFT_OUT} was trained on. Corpus hash {store.manifest.hash[:16]}. Genes that no training cell
-expresses are not in the vocabulary, and are left out of an input like any unknown gene.
-
-## Recipe
-
-`mini`, {config["schedule"]["n_steps"]:,} steps of at most {config["data"]["token_budget"]:,} genes ({config["data"]["genes_per_cell"]} of a cell at a time), seed {config["run"]["seed"]}, {seconds / 60:.0f} minutes of
-training on one CPU core; weights rounded to {MANTISSA_BITS} bits of mantissa. To make them again:
-
-```bash
-python tools/make_mini.py ../shared/data work/ src/cellfm/weights/packaged/mini
-```
-
-The settings were chosen on the same left-out data set (docs/objective.md), so its figures are a little too good.
-
-## Metrics
-
-Hidden values of {facts["n_cells"]:,} cells of {LEFT_OUT}, mean squared error over {facts["n_scored"]:,} values (20 % of a cell's genes, all hidden):
-
-| prediction | error |
-|---|---|
-{lines}
-
-Cell types of {LEFT_OUT} read off frozen states, macro-F1 with 95 % bootstrap interval over cells (half of the cells fit the probe, the
-other half, of the same donor, is scored):
-
-| embedding | probe | macro-F1 | interval |
-|---|---|---|---|
-{rows}
-
-## Limits
-
-- Blood, pancreas and three cell lines, {sum(kept.values()) - kept[LEFT_OUT]:,} cells: other tissues are far from anything it has seen.
-- What the probes read is mostly the PCA start of the gene table: see the rows "untrained, PCA start", which kNN prefers. What training
-  adds is the recovery of hidden values.
-- One seed. PCA fitted on the same cells is the line to beat, and is in the table.
-- Nothing of the published CellFM weights is in here.
-
-## Licence
-
-BSD-3-Clause, like the package; the data sets keep their own terms.
-"""
+    return CARD.format(
+        shape=shape_text(model.network.config),
+        data=data,
+        left_out=LEFT_OUT,
+        corpus=store.manifest.hash[:16],
+        n_steps=config["schedule"]["n_steps"],
+        token_budget=config["data"]["token_budget"],
+        genes_per_cell=config["data"]["genes_per_cell"],
+        seed=config["run"]["seed"],
+        minutes=seconds / 60,
+        bits=MANTISSA_BITS,
+        n_cells=facts["n_cells"],
+        n_scored=facts["n_scored"],
+        errors=errors,
+        probes=probes,
+        n_trained=sum(kept.values()) - kept[LEFT_OUT],
+    )
 
 
 if __name__ == "__main__":
