@@ -67,9 +67,9 @@ def content_hex(accumulators: "NDArray[np.uint64]") -> str:
     return "".join(f"{int(word):016x}" for word in accumulators)
 
 
-def cell_numbers(fingerprints: "NDArray[np.uint64]") -> "NDArray[np.int64]":
-    """Lasting numbers of cells: lane 1, seen as signed integers."""
-    return np.ascontiguousarray(fingerprints[:, 1]).view(np.int64)
+def cell_numbers(words: "NDArray[np.integer]") -> "NDArray[np.int64]":
+    """Lasting numbers of cells: lane 1 of their fingerprints, shape (cell,), seen as signed integers."""
+    return np.ascontiguousarray(words, dtype=np.uint64).view(np.int64)
 
 
 @cache

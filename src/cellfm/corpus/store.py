@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cellfm.corpus.fingerprint import cell_numbers
 from cellfm.corpus.manifest import GENES, Dataset, Manifest
 from cellfm.corpus.part import Labels, Part, RawRows
 from cellfm.errors import CorpusError, VocabularyError
@@ -119,7 +120,7 @@ class Store:
 
     def numbers(self) -> "NDArray[np.int64]":
         """Return the lasting number of each cell, of which masks and splits are a function."""
-        return self.numbers_of("fingerprint_1").astype(np.uint64, copy=False).view(np.int64)
+        return cell_numbers(self.numbers_of("fingerprint_1"))
 
 
 def _joined(blocks: list[RawRows]) -> RawRows:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellfm.corpus.cells import InMemoryCells, joined
+from cellfm.corpus.fingerprint import cell_numbers
 from cellfm.corpus.ragged import boundaries
 from cellfm.corpus.shards import Buffers
 from cellfm.errors import CorpusError
@@ -83,7 +84,7 @@ class StoredCells:
         raw = part.read(start, stop, once=True, buffers=self._buffers)
         if raw.gene.max(initial=0) > self._n_genes:
             raise CorpusError(_contradiction(part, start))
-        number = part.numbers("fingerprint_1", start, stop).astype(np.uint64).view(np.int64)
+        number = cell_numbers(part.numbers("fingerprint_1", start, stop))
         return InMemoryCells(gene=raw.gene, count=raw.count, offsets=raw.offsets, cell=number)
 
 
