@@ -27,9 +27,12 @@ from cellfm.corpus.store import Store
 from cellfm.genes import Vocabulary, resolve
 from cellfm.nn import CellFM, initialise
 from cellfm.nn.loss import predict_scored
+from cellfm.tl._whiten import whitening_on
 from cellfm.train import MetricsFile
 from cellfm.weights import folder as weights
 from cellfm.weights.card import shape_text
+from cellfm.weights.seen import write_seen
+from cellfm.weights.whitening import write_whitening
 
 LEFT_OUT = "pbmc3k"
 SOURCES = {
@@ -158,6 +161,10 @@ def main() -> None:
         },
         overwrite=True,
     )
+    write_seen(arguments.out, Store.open(store), training_rows(Store.open(store)))
+    made = weights.load(arguments.out)
+    training = trained_on(Store.open(store), made.vocabulary)
+    write_whitening(arguments.out, whitening_on(training, made, seed=SEED))
     print(json.dumps(facts, indent=1))
 
 

@@ -6,6 +6,7 @@
     ├── ConfigError            a recipe, an override or a setting that cannot work
     ├── DataError              an AnnData or file whose structure is not what was asked for
     │   ├── GeneMatchError     its genes do not fit the vocabulary
+    │   ├── EvidenceError      results without the controls that give them a meaning
     │   ├── CountsError        its values are not what the input scale says
     │   ├── SourceError        a source of a corpus that is set aside
     │   └── CorpusError        a corpus on disk that is damaged or not one
@@ -34,6 +35,10 @@ class DataError(CellFMError, ValueError):
 
 class GeneMatchError(DataError):
     """The genes of the input do not fit the vocabulary."""
+
+
+class EvidenceError(DataError):
+    """Results of a benchmark lack the controls without which they mean nothing."""
 
 
 class CountsError(DataError):

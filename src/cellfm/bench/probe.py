@@ -6,19 +6,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from cellfm.bench.metrics.classification import macro_f1
+from cellfm.bench.resample import TAILS, resample
 from cellfm.errors import DataError
 from cellfm.pl._optional import require
+from cellfm.tl._classical import N_FOLDS, STRENGTHS, folds
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Probe = Literal["kNN", "linear"]
 PROBES: tuple[Probe, ...] = ("kNN", "linear")
-
-STRENGTHS = (0.01, 0.1, 1.0)
-"""Inverse L2 strengths among which cross-validation chooses for the linear probe."""
-N_FOLDS = 5
-TAILS = (2.5, 97.5)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,7 +108,7 @@ def probe_table(
     _check(embeddings, labels, train)
     classes, code = np.unique(labels, return_inverse=True)
     truth = code[~train]
-    weights = _resamples(truth, n_bootstrap, seed=seed)
+    weights = resample(truth, n_draws=n_bootstrap, seed=seed).weights
     rows, scores = [], {}
     for probe in PROBES:
         for method, states in embeddings.items():
@@ -130,50 +128,6 @@ def probe_table(
     return ProbeTable(
         rows=tuple(rows), differences=_differences(scores), n_classes=len(np.unique(truth))
     )
-
-
-def macro_f1(
-    truth: "NDArray[np.integer]",
-    predicted: "NDArray[np.integer]",
-    n_classes: int,
-    *,
-    weights: "NDArray[np.floating]",
-) -> "NDArray[np.float64]":
-    """Mean F1 over the classes that occur in the truth, for several weightings of the cells at once.
-
-    Parameters
-    ----------
-    truth, predicted
-        Class of each cell, from 0.
-    n_classes
-        Number of classes.
-    weights
-        How often each cell counts, weightings × cells.
-    """
-    one = np.eye(n_classes)
-    hits = weights @ (one[truth] * one[predicted])
-    in_truth, in_predicted = weights @ one[truth], weights @ one[predicted]
-    f1 = np.divide(
-        2 * hits,
-        in_truth + in_predicted,
-        out=np.zeros_like(hits),
-        where=in_truth + in_predicted > 0,
-    )
-    there = in_truth > 0
-    return (f1 * there).sum(axis=1) / there.sum(axis=1)
-
-
-def _resamples(
-    truth: "NDArray[np.integer]", n_bootstrap: int, *, seed: int
-) -> "NDArray[np.float64]":
-    """Return how often each test cell is drawn: first once each, then in every resample of its class."""
-    generator = np.random.default_rng(seed)
-    weights = np.ones((1 + n_bootstrap, len(truth)))
-    for kind in np.unique(truth):
-        members = np.flatnonzero(truth == kind)
-        even = np.full(len(members), 1 / len(members))
-        weights[1:, members] = generator.multinomial(len(members), even, size=n_bootstrap)
-    return weights
 
 
 def _estimate(drawn: "NDArray[np.float64]") -> Estimate:
@@ -205,7 +159,7 @@ def _search(probe: Probe, code: "NDArray[np.integer]", *, k: int, seed: int) -> 
     from sklearn.pipeline import Pipeline
     from sklearn.preprocessing import StandardScaler
 
-    fold = _folds(code, seed=seed)
+    fold = folds(code, seed=seed)
     smallest_fit = len(code) - int(np.bincount(fold).max())
     grid: dict[str, list[object]]
     if probe == "kNN":
@@ -221,15 +175,6 @@ def _search(probe: Probe, code: "NDArray[np.integer]", *, k: int, seed: int) -> 
         scoring=make_scorer(f1_score, average="macro", zero_division=0),
         cv=PredefinedSplit(fold),
     )
-
-
-def _folds(code: "NDArray[np.integer]", *, seed: int) -> "NDArray[np.intp]":
-    """Deal the cells of each class in turn to the folds; classes with fewer cells than folds are fine."""
-    order = np.random.default_rng(seed).permutation(len(code))
-    order = order[np.argsort(code[order], kind="stable")]
-    fold = np.empty(len(code), np.intp)
-    fold[order] = np.arange(len(code)) % N_FOLDS
-    return fold
 
 
 def _chosen(probe: Probe, parameters: Mapping[str, object]) -> str:

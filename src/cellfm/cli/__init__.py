@@ -41,6 +41,23 @@ app = App(
 app.command("cellfm.cli.demo:demo", help="Show on real cells what CellFM does, offline.")
 app.command("cellfm.cli.embed:embed", help="Embed the cells of an h5ad file.")
 app.command(
+    "cellfm.cli.annotate:app",
+    name="annotate",
+    help='Label the cells of an h5ad file as a reference does, "unknown" where nothing fits.',
+)
+app.command(
+    "cellfm.cli.markers:markers",
+    help="Write the genes by which an annotator tells each type from the others, with their expression, as a table.",
+)
+app.command(
+    "cellfm.cli.denoise:denoise",
+    help="Estimate the expected expression of genes in every cell of an h5ad file.",
+)
+app.command(
+    "cellfm.cli.integrate:integrate",
+    help="Embed the cells of an h5ad file so that its batches mix.",
+)
+app.command(
     "cellfm.cli.simulate:simulate", help="Write an h5ad file of simulated counts with known truth."
 )
 app.command(
@@ -66,6 +83,19 @@ corpus.command(
     help="Say whether a file, its cells and its donors are in a corpus.",
 )
 
+reference = _group("map", "Make a reference index of cells, and label or find cells by it.")
+reference.command(
+    "cellfm.cli.map:build", help="Make a reference index of the cells of an h5ad file."
+)
+reference.command(
+    "cellfm.cli.map:query",
+    help="Label the cells of an h5ad file by the cells of a reference index nearest to them.",
+)
+reference.command(
+    "cellfm.cli.map:search",
+    help="Find the cells of a reference index that are most like a cell.",
+)
+
 weights = _group("weights", "Make, convert and inspect weights folders.")
 weights.command(
     "cellfm.cli.weights:import_",
@@ -78,8 +108,24 @@ weights.command(
 )
 weights.command("cellfm.cli.weights:show", help="Print what a weights folder holds.")
 weights.command(
+    "cellfm.cli.weights:whiten",
+    help="Fit the map that puts the cell states of weights in units of noise.",
+)
+weights.command(
     "cellfm.cli.weights:new",
     help="Make a weights folder with random weights over the default genes.",
+)
+
+bench = _group("bench", "Compare the model with controls and classical methods on tasks.")
+bench.command("cellfm.cli.bench:list_", name="list", help="List the tasks, methods and datasets.")
+bench.command("cellfm.cli.bench:run", help="Run benchmark tasks and write their results.")
+bench.command(
+    "cellfm.cli.bench_report:compare", help="Compare two methods on the same cells, with intervals."
+)
+bench.command("cellfm.cli.bench_report:report", help="Write the results of a run as one HTML page.")
+bench.command(
+    "cellfm.cli.bench_report:export",
+    help="Write results in the form of Open Problems or cz-benchmarks.",
 )
 
 

@@ -20,6 +20,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
     empty: Literal["error", "nan"] = "error",
     max_genes: int | None = None,
     genes: bool | str = False,
+    pool: Literal["cls", "mean", "both", "whitened"] = "cls",
     precision: Literal["fp32", "mixed"] = "fp32",
     device: str | None = None,
     token_budget: int | None = None,
@@ -56,6 +57,9 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
         Use only so many genes of a cell, the highest expressed.
     genes
         Also write gene states averaged over all cells, or with --genes=COLUMN over the groups of a column of obs.
+    pool
+        What stands for a cell: the state of its [CLS] token, the mean of its genes' states (slower), both side by side, or
+        whitened: the state of [CLS] in units of technical noise, for weights that carry the map.
     precision
         mixed is faster on some machines, and close to but not the same as fp32.
     device
@@ -91,6 +95,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
             empty=empty,
             max_genes=max_genes,
             genes=genes,
+            pool=pool,
             precision=precision,
             device=device,
             token_budget=token_budget,

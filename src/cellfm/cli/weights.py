@@ -131,3 +131,78 @@ def new(preset: str, out: Path, *, seed: int = 0) -> None:
     card = f"# {out.name}\n\nRandom weights of the preset {preset}, seed {seed}: nothing was learned.\n"
     folder.save(out, made.network, made.vocabulary, card=card, provenance=made.provenance)
     show(out)
+
+
+def whiten(
+    folder: Path,
+    source: Path,
+    *,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_names: str | None = None,
+    n_cells: int = 2000,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Fit the whitening of a weights folder, which embed --pool whitened uses.
+
+    Splits the counts of cells in random halves; what differs between the states of the halves is technical noise and read depth, and
+    the whitening puts states in units of it. No labels are used. Give cells of the kind the model was trained on.
+
+    Parameters
+    ----------
+    folder
+        Weights folder; gets the file whitening.safetensors.
+    source
+        h5ad file with raw counts.
+    layer
+        Layer with the counts, instead of X.
+    use_raw
+        Take the counts of .raw.
+    gene_names
+        Column of var with symbols or Ensembl ids, instead of the index.
+    n_cells
+        Draw so many cells.
+    seed
+        Of the draw and of the halves.
+    overwrite
+        Replace an earlier whitening.
+
+    Examples
+    --------
+    cellfm weights whiten weights/cellfm-80m pbmc.h5ad
+
+    cellfm embed pbmc.h5ad out.h5ad --model weights/cellfm-80m --pool whitened
+    """
+    import anndata
+
+    from cellfm import tl
+    from cellfm.cli.progress import progress_bar
+    from cellfm.errors import DataError, OutputExistsError
+    from cellfm.weights.folder import load
+    from cellfm.weights.whitening import WHITENING, write_whitening
+
+    target = folder / WHITENING
+    if target.exists() and not overwrite:
+        msg = f"{target} exists. Say --overwrite to replace it."
+        raise OutputExistsError(msg)
+    if not source.is_file():
+        msg = f"There is no file {source}. Give an h5ad file with raw counts."
+        raise DataError(msg)
+    model = load(folder)
+    with progress_bar("encoding", unit="cells") as progress:
+        whitening = tl.fit_whitening(
+            anndata.read_h5ad(source, backed="r"),
+            model,
+            layer=layer,
+            use_raw=use_raw,
+            gene_names=gene_names,
+            n_cells=n_cells,
+            seed=seed,
+            progress=progress,
+        )
+    write_whitening(folder, whitening)
+    print(  # noqa: T201 - what a command prints
+        f"wrote {target}: {whitening.dim} of {model.network.config.dim} directions vary at least twice as much as their noise, the first "
+        f"{whitening.ratio[0]:,.0f} times"
+    )

@@ -1,7 +1,9 @@
-"""Plots: AnnData or metrics in, matplotlib axes out."""
+"""Plots: AnnData, tables or metrics in, matplotlib axes or a page out."""
 
+from cellfm.pl._annotation import annotation_report
+from cellfm.pl._confusion import confusion
 from cellfm.pl._corpus import corpus
 from cellfm.pl._curve import learning_curve
 from cellfm.pl._embedding import embedding
 
-__all__ = ["corpus", "embedding", "learning_curve"]
+__all__ = ["annotation_report", "confusion", "corpus", "embedding", "learning_curve"]

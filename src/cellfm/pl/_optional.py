@@ -4,14 +4,24 @@ from importlib.util import find_spec
 
 from cellfm.errors import MissingDependencyError
 
+EXTRAS = {
+    "analysis": "scanpy, scikit-learn, matplotlib",
+    "bench": "scib-metrics, harmonypy",
+    "index": "faiss-cpu",
+    "report": "plotly, jinja2",
+}
+"""What the extras of this package bring."""
 
-def require(*packages: str) -> None:
-    """Complain with the line that helps when a package of the extra ``analysis`` is missing.
+
+def require(*packages: str, extra: str = "analysis") -> None:
+    """Complain with the line that helps when a package of an extra is missing.
 
     Parameters
     ----------
     packages
         Names to import, such as ``"sklearn"``.
+    extra
+        The extra that they are in.
 
     Raises
     ------
@@ -21,8 +31,7 @@ def require(*packages: str) -> None:
     missing = [name for name in packages if find_spec(name) is None]
     if missing:
         msg = (
-            f"{' and '.join(missing)} cannot be imported; this function needs the extra 'analysis' (scanpy, scikit-learn, "
-            "matplotlib). Install it: pip install 'cellfm[analysis]', or from a checkout: "
-            "pip install -c constraints.txt -e '.[analysis]'."
+            f"{' and '.join(missing)} cannot be imported; this function needs the extra '{extra}' ({EXTRAS[extra]}). "
+            f"Install it: pip install 'cellfm[{extra}]', or from a checkout: pip install -c constraints.txt -e '.[{extra}]'."
         )
         raise MissingDependencyError(msg)

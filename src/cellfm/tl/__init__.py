@@ -1,7 +1,45 @@
 """Tools: AnnData in, AnnData written."""
 
+from cellfm.tl._annotate import AnnotatedColumn, AnnotationResult, annotate, train_annotator
+from cellfm.tl._annotator import Annotator
+from cellfm.tl._annotator_file import annotate_file, train_annotator_file
+from cellfm.tl._denoise import DenoiseSummary, denoise, denoise_file
 from cellfm.tl._embed import embed, gene_embeddings
 from cellfm.tl._embed_file import EmbedSummary, embed_file
+from cellfm.tl._integrate import integrate
+from cellfm.tl._integrate_file import IntegrateSummary, integrate_file
+from cellfm.tl._map import map_to_reference, search
+from cellfm.tl._map_file import MapSummary, map_file
+from cellfm.tl._markers import marker_genes
 from cellfm.tl._pretrain import pretrain, pretrain_file
+from cellfm.tl._reference_build import build_reference
+from cellfm.tl._whiten import fit_whitening
 
-__all__ = ["EmbedSummary", "embed", "embed_file", "gene_embeddings", "pretrain", "pretrain_file"]
+__all__ = [
+    "AnnotatedColumn",
+    "AnnotationResult",
+    "Annotator",
+    "DenoiseSummary",
+    "EmbedSummary",
+    "IntegrateSummary",
+    "MapSummary",
+    "annotate",
+    "annotate_file",
+    "build_reference",
+    "denoise",
+    "denoise_file",
+    "embed",
+    "embed_file",
+    "fit_whitening",
+    "gene_embeddings",
+    "integrate",
+    "integrate_file",
+    "map_file",
+    "map_to_reference",
+    "marker_genes",
+    "pretrain",
+    "pretrain_file",
+    "search",
+    "train_annotator",
+    "train_annotator_file",
+]

@@ -9,14 +9,16 @@ import numpy as np
 from cellfm._version import __version__
 from cellfm.corpus.adata import anndata_source, gene_names_of
 from cellfm.corpus.counts import Scale
+from cellfm.corpus.rows import RowSource
 from cellfm.errors import DataError, OutputExistsError
-from cellfm.genes import GeneMatch, GeneTable, Vocabulary, resolve
+from cellfm.genes import GeneMatch, GeneReport, GeneTable, Vocabulary, resolve
 from cellfm.nn.kernels.cell_state import Precision
 from cellfm.tl._states import (
     BLOCK,
     EmbedOptions,
     Empty,
     Groups,
+    Pool,
     StateEncoder,
     as_model,
     check_key,
@@ -27,6 +29,7 @@ from cellfm.weights.folder import Pretrained
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+    from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]
 
@@ -43,6 +46,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
     empty: Empty = "error",
     max_genes: int | None = None,
     genes: bool | str = False,
+    pool: Pool = "cls",
     precision: Precision = "fp32",
     device: str | None = None,
     token_budget: int | None = None,
@@ -50,7 +54,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> None:
-    """Embed each cell by the state of its [CLS] token.
+    """Embed each cell by the state of its [CLS] token, or by the mean of its genes' states.
 
     A cell's embedding is a function of that cell's counts alone: batch, order, chunk and thread count
     do not change it (float32: 1e-5 relative). Every expressed gene is used; nothing is sampled.
@@ -79,6 +83,10 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
     genes
         Also average the contextual states of each gene: over all cells (True), or over the cells of
         each group of a column of ``obs``. Needs every gene's state, which takes about three times as long.
+    pool
+        ``"cls"``; ``"mean"`` of the states of the expressed genes, which takes about three times as long; ``"both"`` side by
+        side; or ``"whitened"``: the state of [CLS] in units of technical noise, best determined component first
+        (`cellfm.tl.fit_whitening`), for weights that carry that map. It puts cells of one type nearer together.
     precision
         ``"fp32"``, or ``"mixed"``: products in bfloat16, about twice as fast, neighbours nearly the same.
     device
@@ -97,7 +105,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
     Nothing; writes
 
     ``obsm[key_added]``
-        Cell states, float32 (cells, dim).
+        Cell states, float32 (cells, dim), twice as wide with both, narrower when whitened.
     ``varm[f"{key_added}_{group}"]``
         With `genes`: mean state of each gene over the cells that express it; group is ``mean`` or the
         group's name, with ``_`` for ``/``; NaN where a gene is never expressed or not in the vocabulary.
@@ -129,6 +137,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
         empty=empty,
         max_genes=max_genes,
         genes=genes,
+        pool=pool,
         precision=precision,
         token_budget=token_budget,
         min_matched=min_matched,
@@ -147,13 +156,7 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
     pretrained = as_model(model, device)
     match = match_genes(var, pretrained.vocabulary, options)
     encoder = StateEncoder(pretrained, match, options, n_cells=source.n_rows, groups=groups)
-    states = np.empty((source.n_rows, encoder.dim), np.float32)
-    for start in range(0, source.n_rows, BLOCK):
-        stop = min(start + BLOCK, source.n_rows)
-        states[start:stop] = encoder.encode(source.read(start, stop), start)
-        if progress is not None:
-            progress(stop, source.n_rows)
-    adata.obsm[key_added] = states
+    adata.obsm[key_added] = encode_rows(encoder, source, progress=progress)
     if encoder.sums is not None:
         for name, table in encoder.sums.means().items():
             adata.varm[f"{key_added}_{name}"] = table
@@ -161,6 +164,55 @@ def embed(  # noqa: PLR0913 - the arguments of a user's question
         **adata.uns.get("cellfm", {}),
         key_added: provenance(encoder, version=__version__),
     }
+
+
+def frozen_states(
+    adata: "AnnData",
+    model: Pretrained,
+    options: EmbedOptions,
+    *,
+    progress: Progress | None = None,
+) -> "tuple[NDArray[np.float32], GeneReport]":
+    """Return the states of all cells, shape (cell, dim), and the gene report; writes nothing.
+
+    Parameters
+    ----------
+    adata
+        Cells × genes.
+    model
+        Weights, on the device to compute on.
+    options
+        How to read and compute.
+    progress
+        Called with (cells done, cells in all).
+    """
+    source, var = anndata_source(adata, layer=options.layer, use_raw=options.use_raw)
+    match = match_genes(var, model.vocabulary, options)
+    encoder = StateEncoder(model, match, options, n_cells=source.n_rows)
+    return encode_rows(encoder, source, progress=progress), encoder.report
+
+
+def encode_rows(
+    encoder: StateEncoder, source: RowSource, *, progress: Progress | None = None
+) -> "NDArray[np.float32]":
+    """Return the states of all rows of a source, block by block.
+
+    Parameters
+    ----------
+    encoder
+        Made for as many rows.
+    source
+        The count matrix.
+    progress
+        Called with (cells done, cells in all).
+    """
+    states = np.empty((source.n_rows, encoder.dim), np.float32)
+    for start in range(0, source.n_rows, BLOCK):
+        stop = min(start + BLOCK, source.n_rows)
+        states[start:stop] = encoder.encode(source.read(start, stop), start)
+        if progress is not None:
+            progress(stop, source.n_rows)
+    return states
 
 
 def gene_embeddings(model: Pretrained | str | Path) -> "AnnData":

@@ -23,6 +23,7 @@ from cellfm.tl._states import (
     BLOCK,
     EmbedOptions,
     Empty,
+    Pool,
     StateEncoder,
     as_model,
     check_key,
@@ -69,6 +70,7 @@ def embed_file(  # noqa: PLR0913 - the arguments of a user's question
     empty: Empty = "error",
     max_genes: int | None = None,
     genes: bool | str = False,
+    pool: Pool = "cls",
     precision: Precision = "fp32",
     device: str | None = None,
     token_budget: int | None = None,
@@ -85,7 +87,7 @@ def embed_file(  # noqa: PLR0913 - the arguments of a user's question
     ----------
     source, target
         h5ad files.
-    model, key_added, layer, use_raw, gene_names, scale, empty, max_genes, genes, precision, device, token_budget, min_matched
+    model, key_added, layer, use_raw, gene_names, scale, empty, max_genes, genes, pool, precision, device, token_budget, min_matched
         As in `embed`.
     overwrite
         Replace an existing target, an existing embedding of that name, and unfinished work of another job.
@@ -118,6 +120,7 @@ def embed_file(  # noqa: PLR0913 - the arguments of a user's question
         empty=empty,
         max_genes=max_genes,
         genes=genes,
+        pool=pool,
         precision=precision,
         token_budget=token_budget,
         min_matched=min_matched,

@@ -16,19 +16,22 @@ from cellfm.batch import CellBatch
 from cellfm.corpus.counts import Scale, check_counts, empty_rows, refuse_empty_rows
 from cellfm.corpus.ragged import cut
 from cellfm.corpus.tokens import tokenize
-from cellfm.errors import ConfigError
+from cellfm.errors import ConfigError, WeightsError
 from cellfm.genes import GeneMatch, GeneReport
+from cellfm.nn.encoder import States
 from cellfm.nn.kernels.cell_state import CellStates, Precision
 from cellfm.nn.kernels.routing import fp32_routing, routing_pays
 from cellfm.nn.kernels.workers import workers
 from cellfm.tl._device import choose_device
 from cellfm.weights.folder import MINI, PACKAGED, Pretrained, load
+from cellfm.weights.whitening import Whitening
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from scipy.sparse import csr_matrix
 
 Empty = Literal["error", "nan"]
+Pool = Literal["cls", "mean", "both", "whitened"]
 
 _log = logging.getLogger(__name__)
 
@@ -55,6 +58,7 @@ class EmbedOptions:
     empty: Empty = "error"
     max_genes: int | None = None
     genes: bool | str = False
+    pool: Pool = "cls"
     precision: Precision = "fp32"
     token_budget: int | None = None
     min_matched: float = 0.3
@@ -63,6 +67,7 @@ class EmbedOptions:
         choices = {
             "scale": ("counts", "log1p"),
             "empty": ("error", "nan"),
+            "pool": ("cls", "mean", "both", "whitened"),
             "precision": ("fp32", "mixed"),
         }
         for name, allowed in choices.items():
@@ -74,6 +79,9 @@ class EmbedOptions:
             raise ConfigError(msg)
         if self.genes is not False and self.precision != "fp32":
             msg = 'Contextual gene states (genes=…) are computed in precision="fp32" only; leave one of the two out.'
+            raise ConfigError(msg)
+        if self.pool in ("mean", "both") and self.precision != "fp32":
+            msg = f'pool="{self.pool}" needs the states of all genes, which are computed in precision="fp32" only; leave one of the two out.'
             raise ConfigError(msg)
 
 
@@ -145,15 +153,24 @@ class StateEncoder:
             _log.warning(LOG1P_COST)
         self.covered = np.zeros(2)  # counts on matched genes, all counts
         self.sums = GeneSums(match, groups, self.network.config.dim) if groups else None
+        if options.pool == "whitened":
+            whitening_of(model)
         with self._products():
             self.states = CellStates(self.network, precision=options.precision)
-            if n_cells >= TABLE_PAYS and not groups:
+            if n_cells >= TABLE_PAYS and not self._all_genes:
                 self.states.tabulate(torch.from_numpy(match.token[match.token > 0]))
 
     @property
     def dim(self) -> int:
         """Width of a state."""
-        return self.network.config.dim
+        if self.options.pool == "whitened":
+            return whitening_of(self.model).dim
+        return self.network.config.dim * (2 if self.options.pool == "both" else 1)
+
+    @property
+    def _all_genes(self) -> bool:
+        """Whether the last-layer states of all genes are needed."""
+        return self.sums is not None or self.options.pool in ("mean", "both")
 
     @property
     def token_budget(self) -> int:
@@ -186,7 +203,9 @@ class StateEncoder:
         if self.options.empty == "error":
             refuse_empty_rows(empty + first_row, n_rows=self.n_cells)
         self._cover(block)
-        states = np.empty((batch.n_cells, self.dim), np.float32)
+        whitened = self.options.pool == "whitened"
+        width = self.network.config.dim if whitened else self.dim
+        states = np.empty((batch.n_cells, width), np.float32)
         parts = list(self._parts(batch))
         with self._products(), workers(self.device) as pool:
             # In order, so that the sums of gene states do not depend on which worker is faster.
@@ -196,6 +215,8 @@ class StateEncoder:
                 states[start : start + part.n_cells] = cell.numpy()
                 if self.sums is not None and gene is not None:
                     self.sums.add(part, gene, first_row + start)
+        if whitened:
+            states = whitening_of(self.model)(states)
         states[empty] = np.nan
         return states
 
@@ -205,10 +226,11 @@ class StateEncoder:
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Return cell states, and gene states if they are wanted, on the CPU."""
         part = located[1].to(self.device)
-        if self.sums is None:
+        if not self._all_genes:
             return self.states(part).cpu(), None
         both = self.network.encode(part)
-        return both.cell.cpu(), both.gene.cpu()
+        gene = both.gene.cpu() if self.sums is not None else None
+        return pooled(both, part, self.options.pool).cpu(), gene
 
     def _parts(self, batch: CellBatch) -> Iterator[tuple[int, CellBatch]]:
         """Cut a batch into runs of cells within the token budget, each with its first row."""
@@ -226,6 +248,44 @@ class StateEncoder:
 
     def _products(self) -> AbstractContextManager[object]:
         return fp32_routing(use=True) if self.routed else nullcontext()
+
+
+def whitening_of(model: Pretrained) -> Whitening:
+    """Return the whitening of a model.
+
+    Raises
+    ------
+    WeightsError
+        It has none.
+    """
+    if model.whitening is None:
+        msg = (
+            f'pool="whitened" needs weights with a whitening, and {model.path or "these in memory"} have none. Fit one to counts of the kind '
+            "they were trained on: cellfm weights whiten WEIGHTS CELLS.h5ad, or take another pool."
+        )
+        raise WeightsError(msg)
+    return model.whitening
+
+
+def pooled(states: States, batch: CellBatch, pool: Pool) -> torch.Tensor:
+    """Return a vector for each cell: the state of [CLS], the mean of its genes' states, or the two side by side.
+
+    Parameters
+    ----------
+    states
+        Last-layer states of all genes of the batch.
+    batch
+        The cells.
+    pool
+        Which of them.
+    """
+    if pool in ("cls", "whitened"):
+        return states.cell
+    lengths = batch.offsets.diff()
+    cell = torch.arange(batch.n_cells).repeat_interleave(lengths).to(states.gene.device)
+    total = torch.zeros_like(states.cell).index_add_(0, cell, states.gene)
+    mean = total / lengths.clamp(min=1)[:, None].to(total.device)
+    return mean if pool == "mean" else torch.cat([states.cell, mean], dim=1)
 
 
 class GeneSums:

@@ -24,6 +24,7 @@ from cellfm.weights.layout import (
 from cellfm.weights.names import check_tensors, name_table
 from cellfm.weights.protobuf_write import array_pieces
 from cellfm.weights.tensors import Tensor32, open_tensors, shapes_of, tensors_hash, write_tensors
+from cellfm.weights.whitening import Whitening, read_whitening
 
 PACKAGED = Path(__file__).parent / "packaged"
 """Weights folders that come with the package."""
@@ -44,6 +45,8 @@ class Pretrained:
     """SHA-256 of ``model.safetensors``."""
     path: Path | None
     """Folder the weights were read from; None for weights that are only in memory."""
+    whitening: Whitening | None = None
+    """Puts states in units of technical noise; None where it was never fitted."""
 
 
 def load(path_or_name: str | Path, *, device: str | torch.device = "cpu") -> Pretrained:
@@ -90,6 +93,7 @@ def load(path_or_name: str | Path, *, device: str | torch.device = "cpu") -> Pre
         provenance=description.provenance,
         hash=digest,
         path=folder,
+        whitening=read_whitening(folder, weights_hash=digest, dim=description.model.dim),
     )
 
 
