@@ -18,7 +18,7 @@ def test_build_query_and_search(
     built = cellfm("map", "build", simulated, index, "--model", model, "--label", "cell_type")
     assert built.code == 0, built.err
     assert "get the label of the other cells with accuracy" in built.out
-    assert f"wrote {index}: {N_CELLS} cells × 32, flat, euclidean" in built.out
+    assert f"wrote {index}: {N_CELLS} cells × 32 (cls), flat, euclidean" in built.out
     mapped = cellfm("map", "query", simulated, index, target, "--model", model)
     assert mapped.code == 0, mapped.err
     assert f"wrote {target}: {N_CELLS} cells" in mapped.out

@@ -66,7 +66,7 @@ def show_tune_plan(recipe: str, *, strength: str, rank: int) -> None:
     )
 
 
-def _plan(  # noqa: PLR0913 - the choices of a fit
+def _plan(
     model: "ModelConfig",
     strength: Tuned,
     rank: int,

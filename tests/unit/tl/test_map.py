@@ -40,8 +40,8 @@ from cellfm.weights.whitening import Whitening
 
 pytest.importorskip("faiss")
 
-LEAST_RECALL = {"flat": 0.999, "ivf": 0.99, "ivf8": 0.9, "hnsw": 0.99}
-ERROR = {"ivf8": 0.05}
+LEAST_RECALL = {"flat": 0.999, "ivf": 0.99, "ivf8": 0.98, "hnsw": 0.99}
+ERROR = {"ivf8": 0.02}  # a byte for each number
 TOLERANCE = 2e-3  # faiss takes |a|² − 2ab + |b|² in float32
 
 
@@ -89,8 +89,7 @@ def test_labels_are_transferred_and_nothing_else_is_touched(
     query = reference[240:].copy()
     before = query.copy()
     tl.map_to_reference(query, index, model, probabilities=True)
-    print("ACC", (query.obs["map_cell_type"].astype(str) == query.obs["cell_type"]).mean())
-    assert (query.obs["map_cell_type"].astype(str) == query.obs["cell_type"]).mean() > 0.85
+    assert (query.obs["map_cell_type"].astype(str) == query.obs["cell_type"]).mean() > 0.9
     shares = query.obsm["map_cell_type_probabilities"]
     assert list(shares.columns) == ["B", "NK", "T"]
     assert np.allclose(shares.sum(1), 1.0)
@@ -116,14 +115,12 @@ def test_percentile_tells_cells_like_the_reference_from_strange_ones(
 ) -> None:
     usual = reference[240:].copy()
     tl.map_to_reference(usual, index, model)
-    print("PCT", usual.obs["map_percentile"].median())
     assert 30 < usual.obs["map_percentile"].median() < 75
     strange = usual.copy()
     strange.obs = strange.obs[["donor"]]
     strange.X = sparse.csr_matrix(np.eye(11, dtype=np.float32)[np.arange(60) % 8] * 500)
     tl.map_to_reference(strange, index, model)
-    print("STR", (strange.obs["map_percentile"]>99).mean())
-    assert (strange.obs["map_percentile"] > 99).mean() > 0.9
+    assert (strange.obs["map_percentile"] > 99).mean() > 0.95
 
 
 def test_usual_distances_leave_the_cell_itself_out(
@@ -190,10 +187,8 @@ def test_every_structure_finds_nearly_what_exact_search_finds(structure: str, me
     distance = cdist(z[1], z[0], metric)
     exact = np.argsort(distance, axis=1)[:, :10]
     overlap = np.mean([len(set(a) & set(b)) / 10 for a, b in zip(found.row, exact, strict=True)])
-    print("OVERLAP", structure, metric, overlap)
     assert overlap > LEAST_RECALL[structure]
     expected = np.take_along_axis(distance, found.row, axis=1)
-    print("ERR", np.abs(found.distance - expected).max(), expected.mean())
     assert np.allclose(found.distance, expected, atol=ERROR.get(structure, TOLERANCE))
     some = np.arange(4000) % 2 == 0
     assert not (

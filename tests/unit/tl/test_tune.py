@@ -28,7 +28,7 @@ def counts_of(kinds: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(0)
     rate = np.full((3, len(SYMBOLS)), 0.4)
     for kind in range(3):
-        rate[kind, 4 * kind : 4 * kind + 4] = 6.0
+        rate[kind, 4 * kind : 4 * kind + 4] = 12.0
     return rng.poisson(rate[kinds]).astype(np.float32)
 
 
@@ -72,7 +72,7 @@ def test_it_learns_and_comes_back(model, cells, tmp_path, strength, head):
     tuned = fit(model, cells, strength=strength, head=head, config=config)
     scores = tuned.logits(cells)
     assert [array.shape for array in scores] == [(N, 3)]
-    assert (scores[0][TEST].argmax(1) == KINDS[TEST]).mean() > 0.75
+    assert (scores[0][TEST].argmax(1) == KINDS[TEST]).mean() > 0.85
     # the model is as it was, and so are the caller's random numbers
     assert all(map(torch.equal, bits(model).values(), before.values()))
     assert {name: p.requires_grad for name, p in model.network.named_parameters()} == flags

@@ -27,7 +27,7 @@ class Classified:
     embedding
         Makes the points.
     head
-        ``"knn"``: vote of 15 neighbours; ``"l2"``, ``"l1"``: logistic regression.
+        ``"knn"``: vote of 15 or 5 neighbours, chosen on the training cells; ``"l2"``, ``"l1"``: logistic regression.
     shuffle
         Permute the labels first: the control that tells what leaks.
     """

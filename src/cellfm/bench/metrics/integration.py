@@ -1,5 +1,6 @@
 """Scores of an integrated embedding: biology kept, batches mixed, and how the two make one number."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -103,9 +104,12 @@ def scib_scores(
         pre_integrated_embedding_obsm_key="unintegrated",  # otherwise it writes X_pca itself
         progress_bar=False,
     )
-    judge.prepare(_neighbours())
-    judge.benchmark()
-    table = judge.get_results(min_max_scale=False, clean_names=False)
+    with warnings.catch_warnings():
+        # scib-metrics says for every subsample that a negative PCR comparison counts as 0.
+        warnings.simplefilter("ignore", UserWarning)
+        judge.prepare(_neighbours())
+        judge.benchmark()
+        table = judge.get_results(min_max_scale=False, clean_names=False)
     return {
         name: IntegrationScore(
             parts={ours: float(table.loc[key, theirs]) for ours, theirs in _THEIRS.items()}

@@ -132,7 +132,7 @@ def _details(
 
 def _method(embedding: str, head: Head, setting: Setting, *roles: Role, name: str = "") -> Method:
     made = EMBEDDINGS[embedding]
-    how = {"knn": "vote of 15 neighbours", "l2": "L2 logistic regression", "l1": "L1 logistic regression"}  # fmt: skip
+    how = {"knn": "vote of 15 or 5 neighbours", "l2": "L2 logistic regression", "l1": "L1 logistic regression"}  # fmt: skip
     suffix = "linear" if head == "l2" and embedding != "hvg" else head
     ours = "candidate" in roles
     against = ("random-weights", "pca50", "pca50-corpus")
