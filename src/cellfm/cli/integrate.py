@@ -21,6 +21,7 @@ def integrate(  # noqa: PLR0913 - the parameters of tl.integrate_file
     adversarial: float = 0.0,
     conditional: Annotated[bool, Parameter(negative="--no-conditional")] = True,
     ecs: float = 0.0,
+    gene_start: Literal["weights", "pca"] = "weights",
     n_epochs: int = 30,
     layer: str | None = None,
     use_raw: bool = False,
@@ -59,6 +60,8 @@ def integrate(  # noqa: PLR0913 - the parameters of tl.integrate_file
         Give the decoders a learned vector per batch; --no-conditional does not.
     ecs
         Weight of the elastic cell similarity; 0 for none.
+    gene_start
+        What the gene table begins from: the weights, or a PCA of these cells, for cells far from those the weights have seen.
     n_epochs
         Epochs at most; the best on a tenth of the cells is kept.
     layer
@@ -99,6 +102,7 @@ def integrate(  # noqa: PLR0913 - the parameters of tl.integrate_file
             adversarial=adversarial,
             conditional=conditional,
             ecs=ecs,
+            gene_start=gene_start,
             n_epochs=n_epochs,
             layer=layer,
             use_raw=use_raw,

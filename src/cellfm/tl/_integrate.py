@@ -16,7 +16,7 @@ from cellfm.errors import ConfigError, OutputExistsError
 from cellfm.genes import GeneReport
 from cellfm.tl._embed import frozen_states, match_genes
 from cellfm.tl._integrate_batch import Batches, batches_of, centred
-from cellfm.tl._integrate_tune import Integrated, IntegrateTuning, finetune_on_batches
+from cellfm.tl._integrate_tune import GeneStart, Integrated, IntegrateTuning, finetune_on_batches
 from cellfm.tl._states import EmbedOptions, Pool, as_model, check_key
 from cellfm.weights.folder import Pretrained
 
@@ -40,6 +40,7 @@ def integrate(  # noqa: PLR0913 - the arguments of a user's question
     adversarial: float = 0.0,
     conditional: bool = True,
     ecs: float = 0.0,
+    gene_start: GeneStart = "weights",
     n_epochs: int = 30,
     layer: str | None = None,
     use_raw: bool = False,
@@ -82,6 +83,9 @@ def integrate(  # noqa: PLR0913 - the arguments of a user's question
         Give the decoders a learned vector per batch.
     ecs
         Weight of the elastic cell similarity, which pushes the cosines of cells away from 0.8; 0 for none.
+    gene_start
+        ``"weights"``, or ``"pca"``: the gene table begins again from a PCA of these cells before fine-tuning, for cells far from those
+        the weights have seen. Types are then largely read off that PCA.
     n_epochs
         Epochs at most; the one with the lowest masked loss on a tenth of the cells is kept.
     layer, use_raw, gene_names, scale
@@ -126,6 +130,7 @@ def integrate(  # noqa: PLR0913 - the arguments of a user's question
         adversarial=adversarial,
         conditional=conditional,
         ecs=ecs,
+        gene_start=gene_start,
         n_epochs=n_epochs,
         seed=seed,
     )
@@ -252,7 +257,7 @@ def _tuning_record(tuned: Integrated, tuning: IntegrateTuning) -> dict[str, obje
         "tuning": cast("dict[str, object]", asdict(tuning)),
         "finetuning": {
             "best_epoch": tuned.result.best_epoch,
-            "validation_before": tuned.untuned,
+            "validation_before": tuned.result.start,
             "validation": np.array([record.validation for record in history], np.float64),
             "loss": np.array([record.loss for record in history], np.float64),
             "n_validation_cells": tuned.n_validation,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from cellfm.corpus.counts import Scale
 from cellfm.errors import DataError, OutputExistsError
 from cellfm.tl._integrate import Method, integrate
+from cellfm.tl._integrate_tune import GeneStart
 from cellfm.tl._states import Pool
 from cellfm.weights.atomic import replacing
 from cellfm.weights.folder import Pretrained
@@ -45,6 +46,7 @@ def integrate_file(  # noqa: PLR0913 - the arguments of a user's question
     adversarial: float = 0.0,
     conditional: bool = True,
     ecs: float = 0.0,
+    gene_start: GeneStart = "weights",
     n_epochs: int = 30,
     layer: str | None = None,
     use_raw: bool = False,
@@ -61,7 +63,7 @@ def integrate_file(  # noqa: PLR0913 - the arguments of a user's question
     ----------
     source, target
         h5ad files; the source is never changed.
-    model, batch_key, key_added, method, pool, adversarial, conditional, ecs, n_epochs, layer, use_raw, gene_names, scale, seed, device, progress
+    model, batch_key, key_added, method, pool, adversarial, conditional, ecs, gene_start, n_epochs, layer, use_raw, gene_names, scale, seed, device, progress
         As in `integrate`.
     overwrite
         Replace an existing target, and an existing result of that name in it.
@@ -98,6 +100,7 @@ def integrate_file(  # noqa: PLR0913 - the arguments of a user's question
         adversarial=adversarial,
         conditional=conditional,
         ecs=ecs,
+        gene_start=gene_start,
         n_epochs=n_epochs,
         layer=layer,
         use_raw=use_raw,

@@ -3,14 +3,16 @@
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
 from cellfm.batch import CellBatch
+from cellfm.corpus.baselines import Baselines
 from cellfm.corpus.cells import InMemoryCells, lowest_numbers
 from cellfm.errors import ConfigError, DataError, WeightsError
+from cellfm.nn import CellFM
 from cellfm.nn.integration import CellPool, IntegrationLoss, IntegrationWeights, Integrator
 from cellfm.tl._integrate_batch import Batches
 from cellfm.tl._integrate_batches import MaskedBatches, MaskOptions
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 VALIDATION = 0.1
 """Share of the cells, at least one of every batch, whose masked loss decides the epoch."""
 _SPLIT = 0x1E61  # stream of the draw of validation cells
+
+
+GeneStart = Literal["weights", "pca"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +52,9 @@ class IntegrateTuning:
         to learn this data set's genes from some hundred cells.
     mask
         Genes that a cell shows.
+    gene_start
+        ``"weights"`` keeps the gene table; ``"pca"`` begins again from the gene loadings of a PCA of these cells, rotated at random
+        (as `data.gene_start` of pretraining): for cells far from those the weights have seen.
     """
 
     pool: CellPool = "cls"
@@ -60,8 +68,12 @@ class IntegrateTuning:
     token_budget: int = 8192
     seed: int = 0
     mask: MaskOptions = field(default_factory=MaskOptions)
+    gene_start: GeneStart = "weights"
 
     def __post_init__(self) -> None:
+        if self.gene_start not in ("weights", "pca"):
+            msg = f"gene_start is {self.gene_start!r}; it must be 'weights' or 'pca'."
+            raise ConfigError(msg)
         for name in ("adversarial", "ecs", "detection"):
             if not 0.0 <= getattr(self, name) < float("inf"):
                 msg = f"{name} is {getattr(self, name)}; it must be a number of at least 0, 0 to leave it out."
@@ -86,8 +98,6 @@ class Integrated:
     model: Pretrained
     """Copy of the given one with other weights; its hash is still that of the weights it began from."""
     result: TuneResult
-    untuned: float
-    """Validation loss before the first step."""
     n_validation: int
 
 
@@ -129,8 +139,11 @@ def finetune_on_batches(
         msg = 'These weights have no decoders, which method="finetune" trains with. Use weights with decoders, or method="centre".'
         raise WeightsError(msg)
     validation = validation_rows(batches, seed=tuning.seed)
+    network = deepcopy(model.network).requires_grad_()
+    if tuning.gene_start == "pca":
+        _start_genes(network, cells, len(model.vocabulary), seed=tuning.seed)
     integrator = Integrator(
-        deepcopy(model.network).requires_grad_(),
+        network,
         n_batches=len(batches.names),
         pool=tuning.pool,
         weights=IntegrationWeights(tuning.detection, tuning.ecs, tuning.adversarial),
@@ -139,24 +152,27 @@ def finetune_on_batches(
     )
     job = _Job(integrator, cells, batches, tuning)
     train = np.setdiff1d(np.arange(len(cells)), validation)
-    validate = job.validation(validation)
-    integrator.eval()
-    with torch.no_grad():
-        untuned = validate()
     result = tune(
         integrator,
         job.loss,
         train=job.batches(train),
-        validate=validate,
+        validate=job.validation(validation),
         config=tuning.config,
         progress=progress,
     )
     return Integrated(
         model=replace(model, network=integrator.network.eval()),
         result=result,
-        untuned=untuned,
         n_validation=len(validation),
     )
+
+
+@torch.no_grad()
+def _start_genes(network: CellFM, cells: InMemoryCells, n_genes: int, *, seed: int) -> None:
+    """Put the gene loadings of a PCA of the cells into the gene table."""
+    weight = network.gene_embedding.weight
+    table = Baselines.fit(cells, n_genes, seed=seed).gene_table(network.config.dim, seed=seed)
+    weight[: len(table)] = torch.from_numpy(table).to(weight)
 
 
 def validation_rows(batches: Batches, *, seed: int) -> "NDArray[np.int64]":

@@ -35,7 +35,15 @@ from cellfm.tl._reference_index import (
     require_faiss,
     write_index,
 )
-from cellfm.tl._states import BLOCK, EmbedOptions, Pool, StateEncoder, as_model, whitening_of
+from cellfm.tl._states import (
+    BLOCK,
+    EmbedOptions,
+    Pool,
+    StateEncoder,
+    as_model,
+    default_pool,
+    whitening_of,
+)
 from cellfm.weights.atomic import refuse_existing, replacing_folder
 from cellfm.weights.folder import Pretrained
 
@@ -149,7 +157,7 @@ def build_reference(  # noqa: PLR0913 - the arguments of a user's question
         cells = _cells(obs, labels, columns(keep), batch_key)
         kind = choose_structure(structure, len(cells))
         pretrained = as_model(model, device)
-        options = replace(options, pool=_pool(pool, pretrained))
+        options = replace(options, pool=pool or default_pool(pretrained))
         encoder = make_encoder(pretrained, var, options, rows.n_rows)
         description = IndexDescription(
             weights_hash=pretrained.hash,
@@ -170,12 +178,6 @@ def build_reference(  # noqa: PLR0913 - the arguments of a user's question
         with replacing_folder(out, marker=DESCRIPTION) as new:
             states = state_blocks(encoder, rows, progress)
             return _fill(new, description, cells, states, seed=seed)
-
-
-def _pool(pool: Pool | None, model: Pretrained) -> Pool:
-    if pool is not None:
-        return pool
-    return "cls" if model.whitening is None else "whitened"
 
 
 def whitening_hash(model: Pretrained, pool: Pool) -> str | None:

@@ -104,9 +104,11 @@ class TuneResult:
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
-    """The one with the lowest validation loss; the last one where there is no validation."""
+    """The one with the lowest validation loss, -1 for the parameters as they were; the last one where there is no validation."""
     best: float | None
     """Its validation loss."""
+    start: float | None
+    """Validation loss before training."""
     seconds: float
 
 
@@ -119,7 +121,7 @@ def tune(
     config: TuneConfig,
     progress: Callable[[int, int], None] | None = None,
 ) -> TuneResult:
-    """Train the parameters of a module that require a gradient, and keep those of the best epoch.
+    """Train the parameters of a module that require a gradient, and keep those of the best epoch, or as they were if none is better.
 
     The result is a function of module, batches and config: dropout is drawn from (seed, step), and the caller's
     generators are left as they were.
@@ -134,8 +136,8 @@ def tune(
     train
         Batches of the training part.
     validate
-        Called after each epoch in evaluation mode without gradient; lower is better. None trains all epochs and keeps
-        the last.
+        Called before training and after each epoch in evaluation mode without gradient; lower is better. None trains all
+        epochs and keeps the last.
     config
         How.
     progress
@@ -156,6 +158,8 @@ def tune(
     run = _Run(module, loss, config, n_steps=max(1, config.n_epochs * train.n_batches(0)))
     keeper = _Keeper(module)
     history: list[EpochRecord] = []
+    start = run.validation(validate, "before training")
+    keeper.see(-1, start)
     with _recomputed(module, use=config.activation_checkpointing):
         for epoch in range(config.n_epochs):
             history.append(_epoch(run, epoch, train, validate))
@@ -169,6 +173,7 @@ def tune(
         history=tuple(history),
         best_epoch=keeper.epoch,
         best=keeper.best,
+        start=start,
         seconds=time.perf_counter() - started,
     )
 
@@ -252,6 +257,18 @@ class _Run(Generic[Batch]):
         self.taken += 1
         return found
 
+    def validation(self, validate: Callable[[], float] | None, when: str) -> float | None:
+        """Return the validation loss, which must be finite; leaves the module in evaluation mode."""
+        self.module.eval()
+        if validate is None:
+            return None
+        with torch.no_grad():
+            value = float(validate())
+        if not math.isfinite(value):
+            msg = f"The validation loss {when} is {value}; it must be finite. Lower the learning rates ({_rates(self.config)})."
+            raise NonFiniteLossError(msg)
+        return value
+
 
 def _rates(config: TuneConfig) -> str:
     return f"lr {config.lr}, lora_lr {config.lora_lr}, head_lr {config.head_lr}"
@@ -266,14 +283,7 @@ def _epoch(
     started = time.perf_counter()
     run.module.train()
     seen = [run.step(batch, rows) for batch, rows in train.epoch(epoch)]
-    run.module.eval()
-    value = None
-    if validate is not None:
-        with torch.no_grad():
-            value = float(validate())
-        if not math.isfinite(value):
-            msg = f"The validation loss after epoch {epoch + 1} is {value}; it must be finite. Lower the learning rates ({_rates(run.config)})."
-            raise NonFiniteLossError(msg)
+    value = run.validation(validate, f"after epoch {epoch + 1}")
     return EpochRecord(
         epoch=epoch,
         loss=sum(found for found, _ in seen) / max(len(seen), 1),

@@ -216,7 +216,7 @@ def test_whitened_states_are_the_default_where_there_are_any(
     np.testing.assert_allclose(found.detach().numpy(), expected, rtol=1e-3, atol=1e-3)
     with pytest.raises(ConfigError, match="pool is 'max'"):
         tl.train_annotator(reference, wide, label="type", pool="max")
-    with pytest.raises(WeightsError, match="none have|have none"):
+    with pytest.raises(WeightsError, match="have none"):
         tl.train_annotator(reference, model, label="type", pool="whitened")
 
 

@@ -146,7 +146,7 @@ def test_finetuning_lowers_the_masked_loss_of_cells_it_has_not_seen(
     )
     tuned = finetune_on_batches(model, cells, batches, tuning)
     assert tuned.result.best is not None
-    assert tuned.result.best < 0.8 * tuned.untuned
+    assert tuned.result.best < 0.8 * tuned.result.start
     assert tuned.result.best == min(record.validation or 9.0 for record in tuned.result.history)
 
 
@@ -351,7 +351,8 @@ def test_file(two_batches: AnnData, model: Pretrained, tmp_path: Path) -> None:
     summary = tl.integrate_file(source, target, model, batch_key="run", n_epochs=1)
     assert source.read_bytes() == kept
     assert summary.batch_sizes == {"a": 40, "b": 20}
-    assert (summary.n_cells, summary.dim, summary.best_epoch) == (60, 16, 1)
+    assert (summary.n_cells, summary.dim) == (60, 16)
+    assert summary.best_epoch in (0, 1)
     assert summary.validation is not None
     written = anndata.read_h5ad(target)
     np.testing.assert_array_equal(written.obsm[KEY], integrated(two_batches, model, n_epochs=1))
@@ -376,3 +377,14 @@ def test_file_refusals(two_batches: AnnData, model: Pretrained, tmp_path: Path) 
     with pytest.raises(DataError, match="donor"):
         tl.integrate_file(source, target, model, batch_key="donor")
     assert [path.name for path in tmp_path.iterdir()] == ["in.h5ad"]
+
+
+def test_the_gene_table_can_begin_from_a_pca(two_batches: AnnData, model: Pretrained) -> None:
+    kept = integrated(two_batches, model, n_epochs=1)
+    begun = integrated(two_batches, model, n_epochs=1, gene_start="pca")
+    assert not np.allclose(kept, begun)
+    np.testing.assert_array_equal(
+        begun, integrated(two_batches, model, n_epochs=1, gene_start="pca")
+    )
+    with pytest.raises(ConfigError, match="gene_start is 'random'"):
+        integrated(two_batches, model, n_epochs=1, gene_start="random")

@@ -95,6 +95,12 @@ def test_it_learns_and_comes_back(model, cells, tmp_path, strength, head):
 
 def test_merged_adapters_give_the_same_states(model, cells):
     tuned = fit(model, cells)
+    with (
+        torch.no_grad()
+    ):  # the best epoch may be the one before training, whose adapters do nothing
+        for name, parameter in tuned.module.network.named_parameters():
+            if name.endswith("lora_b"):
+                parameter.normal_(generator=torch.Generator().manual_seed(0)).mul_(0.1)
     merged = tuned.merged()
     assert merged.config == model.network.config
     batch = plain_batch(cells)

@@ -98,7 +98,7 @@ def test_it_learns_and_says_what_it_saw():
 
 def test_the_best_epoch_comes_back_and_patience_ends_it():
     module, seen = classifier(), []
-    values = iter([3.0, 1.0, 2.0, 1.0, 1.5, 0.0])
+    values = iter([4.0, 3.0, 1.0, 2.0, 1.0, 1.5, 0.0])  # the first before training
 
     def validate():
         assert not module.training
@@ -114,8 +114,21 @@ def test_the_best_epoch_comes_back_and_patience_ends_it():
     assert (result.best_epoch, result.best) == (1, 1.0)
     assert [record.validation for record in result.history] == [3.0, 1.0, 2.0, 1.0, 1.5]
     now = copy_of(module)
-    assert all(torch.equal(now[name], seen[1][name]) for name in now)
-    assert any(not torch.equal(now[name], seen[2][name]) for name in now)
+    assert all(torch.equal(now[name], seen[2][name]) for name in now)
+    assert any(not torch.equal(now[name], seen[3][name]) for name in now)
+    assert result.start == 4.0
+
+
+def test_what_training_only_makes_worse_stays_as_it_was():
+    module = classifier()
+    before = copy_of(module)
+    values = iter([1.0, 2.0, 3.0, 0.0])
+    result = run(
+        module, config=replace(QUICK, n_epochs=9, patience=2), validate=lambda: next(values)
+    )
+    assert (result.best_epoch, result.best, len(result.history)) == (-1, 1.0, 2)
+    now = copy_of(module)
+    assert all(torch.equal(now[name], before[name]) for name in now)
 
 
 def test_two_runs_are_one_and_the_caller_keeps_his_generator():
@@ -220,8 +233,11 @@ def test_a_loss_that_is_no_number_ends_it(bad):
 
 
 def test_a_validation_loss_that_is_no_number_ends_it():
-    with pytest.raises(NonFiniteLossError, match="validation loss after epoch 1 is nan"):
+    with pytest.raises(NonFiniteLossError, match="validation loss before training is nan"):
         run(classifier(), validate=lambda: float("nan"))
+    values = iter([1.0, float("nan")])
+    with pytest.raises(NonFiniteLossError, match="validation loss after epoch 1 is nan"):
+        run(classifier(), validate=lambda: next(values))
 
 
 def test_nothing_to_train_is_refused():

@@ -17,7 +17,7 @@ from cellfm.corpus.split import TEST
 from cellfm.errors import DataError
 from cellfm.tl._classical import Profiles
 from cellfm.tl._embed import match_genes
-from cellfm.tl._states import EmbedOptions, Pool
+from cellfm.tl._states import EmbedOptions, Pool, default_pool
 from cellfm.tl._whiten import LEAST_CELLS_FOR_EACH, whitening_on
 from cellfm.weights.whitening import Whitening
 
@@ -108,9 +108,7 @@ def pool_of(model: "Pretrained") -> Pool:
     model
         Weights.
     """
-    if REPRESENTATION.pool == "whitened" and model.whitening is None:
-        return "cls"
-    return REPRESENTATION.pool
+    return default_pool(model) if REPRESENTATION.pool == "whitened" else REPRESENTATION.pool
 
 
 def random_weights(case: Case, context: Context) -> "NDArray[np.float32]":

@@ -53,7 +53,7 @@ def _random_twin(case: Case, context: Context) -> Answer:
     return _answer(centred(states, _batches(case)))
 
 
-def _finetuned(*, random_start: bool = False, **changes: float) -> _Run:
+def _finetuned(*, random_start: bool = False, **changes: float | str) -> _Run:
     def run(case: Case, context: Context) -> Answer:
         tuning = IntegrateTuning(**{"seed": context.seed, **changes})  # type: ignore[arg-type]
         model = twin(context.model, context.seed) if random_start else context.model
@@ -69,7 +69,7 @@ def _finetuned(*, random_start: bool = False, **changes: float) -> _Run:
         best = tuned.result.best
         note = (
             f"Best epoch {tuned.result.best_epoch + 1} of {len(tuned.result.history)} by the masked loss of {tuned.n_validation} "
-            f"cells: {tuned.untuned:.4f} before, {best:.4f} after."
+            f"cells: {tuned.result.start:.4f} before, {best:.4f} after."
         )
         return _answer(states, note)
 
@@ -201,6 +201,16 @@ METHODS: tuple[Method, ...] = (
         trains=True,
         against=(*_AGAINST, "scvi", "from_scratch"),
         detail=repr(IntegrateTuning()),
+    ),
+    Method(
+        name="cellfm_finetuned_pca",
+        summary="The same, the gene table begun again from a PCA of these cells: types are then read off that PCA.",
+        setting="finetune",
+        roles=frozenset({"candidate"}),
+        run=_finetuned(gene_start="pca"),
+        trains=True,
+        against=(*_AGAINST, "scvi"),
+        detail=repr(IntegrateTuning(gene_start="pca")),
     ),
     Method(
         name="cellfm_finetuned_adversarial",
