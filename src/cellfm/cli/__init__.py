@@ -109,7 +109,7 @@ weights.command(
 weights.command("cellfm.cli.weights:show", help="Print what a weights folder holds.")
 weights.command(
     "cellfm.cli.weights:whiten",
-    help="Fit the map that puts the cell states of weights in units of noise.",
+    help="Fit the whitening of a weights folder, which embed --pool whitened uses.",
 )
 weights.command(
     "cellfm.cli.weights:new",

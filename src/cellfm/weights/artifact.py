@@ -72,6 +72,8 @@ def save_artifact(
         head = {"format": FORMAT, "kind": kind, "tensors_sha256": digest}
         text = _encoded({**head, **description}, folder)
         (new / DESCRIPTION).write_text(text, encoding="utf-8")
+        # safetensors lets nobody but the owner read what it writes; the two files belong together.
+        (new / TENSORS).chmod((new / DESCRIPTION).stat().st_mode)
     return digest
 
 
