@@ -266,6 +266,7 @@ def fit_classifier(  # noqa: PLR0913 - one keyword for each choice of a fit
         train=train,
         validate=None if held is None else lambda: objective.over(held, rows[VALIDATION]),
         config=config,
+        keep_start=not from_scratch,
         progress=progress,
     )
     return TunedClassifier(module=module, shape=shape, weights_hash=model.hash, result=result)

@@ -119,6 +119,7 @@ def tune(
     train: Batches[Batch],
     validate: Callable[[], float] | None,
     config: TuneConfig,
+    keep_start: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> TuneResult:
     """Train the parameters of a module that require a gradient, and keep those of the best epoch, or as they were if none is better.
@@ -140,6 +141,8 @@ def tune(
         epochs and keeps the last.
     config
         How.
+    keep_start
+        Whether the parameters as they were may be the best; not for random ones, which would then never have to leave the start.
     progress
         Called with (epochs done, epochs at most).
 
@@ -159,7 +162,8 @@ def tune(
     keeper = _Keeper(module)
     history: list[EpochRecord] = []
     start = run.validation(validate, "before training")
-    keeper.see(-1, start)
+    if keep_start:
+        keeper.see(-1, start)
     with _recomputed(module, use=config.activation_checkpointing):
         for epoch in range(config.n_epochs):
             history.append(_epoch(run, epoch, train, validate))

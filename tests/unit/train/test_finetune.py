@@ -129,6 +129,14 @@ def test_what_training_only_makes_worse_stays_as_it_was():
     assert (result.best_epoch, result.best, len(result.history)) == (-1, 1.0, 2)
     now = copy_of(module)
     assert all(torch.equal(now[name], before[name]) for name in now)
+    values = iter([1.0, 2.0, 3.0, 0.0])
+    result = run(
+        module,
+        config=replace(QUICK, n_epochs=2),
+        validate=lambda: next(values),
+        keep_start=False,
+    )
+    assert (result.start, result.best_epoch, result.best) == (1.0, 0, 2.0)
 
 
 def test_two_runs_are_one_and_the_caller_keeps_his_generator():
