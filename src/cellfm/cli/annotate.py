@@ -338,8 +338,6 @@ def _show(result: "AnnotationResult") -> None:
         _print_table(f"{column.name}: query cells by best label, and those left unknown", table)
 
 
-WIDE = 160
-"""Characters of a table that goes to no terminal."""
 _SHORT = {
     "n_cells": "cells",
     "macro_f1": "macro-F1",
@@ -361,8 +359,9 @@ def _print_metrics(name: str, metrics: "pd.DataFrame") -> None:
 
 def _print_table(title: str, table: "pd.DataFrame") -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
+
+    from cellfm.cli.console import table_console
 
     shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
     shown.add_column(str(table.index.name or ""), no_wrap=True)
@@ -370,12 +369,7 @@ def _print_table(title: str, table: "pd.DataFrame") -> None:
         shown.add_column(str(name).replace("_", " "), justify="right")
     for label, row in zip(table.index, table.to_numpy().tolist(), strict=True):
         shown.add_row(str(label), *map(str, row))
-    console = Console(highlight=False, markup=False)
-    if (
-        not console.is_terminal
-    ):  # nothing says how wide a line of a file or pipe may be: no number is cut
-        console.width = WIDE
-    console.print(shown)
+    table_console().print(shown)
 
 
 def _print(text: str) -> None:

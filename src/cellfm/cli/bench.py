@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 DEFAULT_DATASETS = ("simulated-types", "simulated-batches")
 """What needs no file."""
-FILE_WIDTH = 120
 
 
 def list_() -> None:
@@ -29,8 +28,9 @@ def list_() -> None:
     """
     from cellfm.bench.datasets import BUILT_IN
     from cellfm.bench.registry import TASKS, load_task
+    from cellfm.cli.console import table_console
 
-    console = _console()
+    console = table_console()
     for name in TASKS:
         task = load_task(name)
         console.print(f"{name}: {task.summary}", soft_wrap=True)
@@ -151,18 +151,10 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
         yield advance
 
 
-def _console() -> "Console":
-    """Return where to print; a file or a pipe has no width of its own."""
-    from rich.console import Console
-
-    console = Console(highlight=False, markup=False)
-    if not console.is_terminal:
-        console.width = FILE_WIDTH
-    return console
-
-
 def _show(done: "Run") -> None:
-    console = _console()
+    from cellfm.cli.console import table_console
+
+    console = table_console()
     for group in done.table.groups().values():
         if (group[0].task, group[0].dataset_hash) in done.asked:
             _show_group(console, [row for row in group if row.primary])

@@ -70,9 +70,9 @@ def compare(
 
     Examples
     --------
-    cellfm bench compare runs/bench --method cellfm-linear --against pca-linear --task annotation
+    cellfm bench compare runs/bench --method cellfm+linear --against pca50+linear --task annotation
 
-    cellfm bench compare runs/new runs/old --method cellfm-linear --against cellfm-linear
+    cellfm bench compare runs/new runs/old --method cellfm+linear --against cellfm+linear
     """
     from cellfm.bench.compare import compare as compare_methods
 
@@ -118,10 +118,11 @@ def export(
 
 
 def _show(found: "Sequence[Comparison]") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    from cellfm.cli.console import table_console
+
+    console = table_console()
     first = found[0]
     table = Table("case", "n", first.method, first.against, "difference", "verdict")
     for each in found:
@@ -129,7 +130,7 @@ def _show(found: "Sequence[Comparison]") -> None:
         bounds = "" if each.low is None else f"\n{each.low:+.3f} to {each.high:+.3f}"
         table.add_row(
             f"{each.task} on {each.dataset}\n{each.split} split{few}, {each.metric}",
-            f"{each.n_units:,} {each.unit}s\n{each.n_seeds} seed{'' if each.n_seeds == 1 else 's'}",
+            f"{each.n_units:,} × {each.unit}\n{each.n_seeds} seed{'' if each.n_seeds == 1 else 's'}",
             f"{each.value:.3f}",
             f"{each.other:.3f}",
             f"{each.difference:+.3f}{bounds}",

@@ -295,10 +295,11 @@ def search(  # noqa: PLR0913 - the parameters of tl.search
 
 def _show(obs: "pd.DataFrame", *, key: str) -> None:
     """Print how many cells got each label, how sure, and how far from the reference."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
+    from cellfm.cli.console import table_console
+
+    console = table_console()
     names = [str(column) for column in obs.columns]
     for share in [name for name in names if name.endswith("_probability")]:
         name = share.removesuffix("_probability")
