@@ -179,7 +179,7 @@ def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str]) -> No
         assert cli.run([*path.split(), "--help"]) == 0
         shown = capsys.readouterr().out
         assert summary.split(maxsplit=1)[0] in shown
-        assert shown.index("Examples:") < shown.index(f"cellfm {path} ", shown.index("Examples:"))
+        assert shown.index("Examples:") < shown.index(f"cellfm {path}", shown.index("Examples:"))
 
 
 def test_split_docstring() -> None:

@@ -117,7 +117,11 @@ weights.command(
 )
 
 bench = _group("bench", "Compare the model with controls and classical methods on tasks.")
-bench.command("cellfm.cli.bench:list_", name="list", help="List the tasks, methods and datasets.")
+bench.command(
+    "cellfm.cli.bench:list_",
+    name="list",
+    help="List the tasks with their methods and what each needs, and the datasets.",
+)
 bench.command("cellfm.cli.bench:run", help="Run benchmark tasks and write their results.")
 bench.command(
     "cellfm.cli.bench_report:compare", help="Compare two methods on the same cells, with intervals."
