@@ -124,12 +124,13 @@ bench.command(
 )
 bench.command("cellfm.cli.bench:run", help="Run benchmark tasks and write their results.")
 bench.command(
-    "cellfm.cli.bench_report:compare", help="Compare two methods on the same cells, with intervals."
+    "cellfm.cli.bench_report:compare",
+    help="Compare two methods wherever both were scored on the same cells.",
 )
 bench.command("cellfm.cli.bench_report:report", help="Write the results of a run as one HTML page.")
 bench.command(
     "cellfm.cli.bench_report:export",
-    help="Write results in the form of Open Problems or cz-benchmarks.",
+    help="Write the results of a run in the form of Open Problems or of cz-benchmarks.",
 )
 
 
