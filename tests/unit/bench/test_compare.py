@@ -138,7 +138,7 @@ def test_command_prints_table_and_sentence(tmp_path, capsys, monkeypatch) -> Non
     out = capsys.readouterr().out
     assert "-0.100" in out
     assert "worse" in out
-    assert "4 donors" in out
+    assert "4 × donor" in out
     assert "annotation on islets" in out
     assert "neither is shown to be better" in out
 
