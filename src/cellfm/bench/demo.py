@@ -15,7 +15,7 @@ from cellfm.bench.demo_cells import DemoCells, demo_cells
 from cellfm.bench.demo_report import TABLE, Report, verdict, write_report
 from cellfm.bench.probe import ProbeTable, probe_table
 from cellfm.errors import ConfigError
-from cellfm.pl._optional import require
+from cellfm.optional import require
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -9,7 +9,7 @@ import numpy as np
 from cellfm.bench.metrics.classification import macro_f1
 from cellfm.bench.resample import TAILS, resample
 from cellfm.errors import DataError
-from cellfm.pl._optional import require
+from cellfm.optional import require
 from cellfm.tl._classical import N_FOLDS, STRENGTHS, folds
 
 if TYPE_CHECKING:

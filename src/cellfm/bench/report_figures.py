@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 from cellfm.bench.report_tables import methods_of, summarise, words
-from cellfm.pl._optional import require
+from cellfm.optional import require
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -331,7 +331,9 @@ class _Runner:
         )
 
     def _key(self, case: Case, method: Method) -> Key:
-        store = self.options.store
+        store, whitening = self.options.store, self.model.whitening
+        # The same weights may get another whitening: what was computed with the first is then not reused.
+        detail = method.detail if whitening is None else f"{method.detail} {whitening.hash[:16]}"
         return Key(
             task=self.task.name,
             dataset=case.dataset.hash,
@@ -340,7 +342,7 @@ class _Runner:
             seed=case.seed,
             weights=self.model.hash,
             method=method.name,
-            detail=method.detail,
+            detail=detail,
             version=__version__,
             corpus=corpus_id(store) if method.corpus and store is not None else "",
         )

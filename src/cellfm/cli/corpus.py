@@ -204,7 +204,7 @@ def describe(
     from cellfm.corpus.describe import describe as run
 
     if out is not None:
-        from cellfm.pl._optional import require
+        from cellfm.optional import require
 
         require("matplotlib")  # before the counts are read
     with progress_bar("reading", unit="cells") as progress:

@@ -1,5 +1,6 @@
-"""Which matrix of an AnnData holds the counts, and what its genes are called."""
+"""AnnData as input: h5ad files, which matrix holds the counts, and what its genes are called."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellfm.corpus.rows import RowSource, row_source
@@ -8,6 +9,35 @@ from cellfm.errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
+
+
+def read_h5ad(path: Path, what: str, *, backed: bool = False) -> "AnnData":
+    """Read an h5ad file.
+
+    Parameters
+    ----------
+    path
+        Of the file.
+    what
+        Whose cells these are, for messages.
+    backed
+        Leave the counts in the file.
+
+    Raises
+    ------
+    DataError
+        It is missing or no h5ad file.
+    """
+    import anndata
+
+    if not path.is_file():
+        msg = f"There is no file {path}; expected the {what}, an h5ad file. Check the path."
+        raise DataError(msg)
+    try:
+        return anndata.read_h5ad(path, backed="r" if backed else None)
+    except (OSError, KeyError, ValueError) as error:
+        msg = f"The {what} {path} cannot be read as an h5ad file ({error}). Give a file written by anndata, or write it again."
+        raise DataError(msg) from error
 
 
 def anndata_source(

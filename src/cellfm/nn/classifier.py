@@ -48,7 +48,7 @@ class CellClassifier(nn.Module):
             state = self.network.encode(batch, wanted="cell").cell
             return tuple(head(state) for head in self.heads)
         layout = Layout.of(batch, self.network.config.n_prefix)
-        rows = self.network._last_states(batch, layout, None)
+        rows = self.network.last_states(batch, layout, None)
         return tuple(head(rows, layout.lengths) for head in self.heads)
 
     def forward(self, batch: CellBatch) -> tuple[Float[Tensor, "cell _"], ...]:

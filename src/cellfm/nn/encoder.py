@@ -187,10 +187,10 @@ class CellFM(nn.Module):
         """
         layout = Layout.of(batch, self.config.n_prefix)
         if wanted == "all":
-            x = self._last_states(batch, layout, None)
+            x = self.last_states(batch, layout, None)
             return States(x[layout.prefix_rows[:, 0]], x[layout.gene_rows])
         asked = Asked.of(batch, layout, scored=wanted == "scored")
-        x = self._last_states(batch, layout, asked)
+        x = self.last_states(batch, layout, asked)
         return States(x[asked.cells], x[asked.genes])
 
     def cluster_logits(self, batch: CellBatch) -> Float[Tensor, "cell cluster"]:
@@ -205,12 +205,22 @@ class CellFM(nn.Module):
             msg = "This network has no annotation head: ModelConfig.n_clusters is 0. Load weights that have one."
             raise ValueError(msg)
         layout = Layout.of(batch, self.config.n_prefix)
-        return self.annotation(self._last_states(batch, layout, None), layout.lengths)
+        return self.annotation(self.last_states(batch, layout, None), layout.lengths)
 
-    def _last_states(
+    def last_states(
         self, batch: CellBatch, layout: Layout, asked: Asked | None
     ) -> Float[Tensor, "query dim"]:
-        """Run all layers; the last one only for the rows that are asked for."""
+        """Run all layers; the last one only for the rows that are asked for, all rows of the batch without.
+
+        Parameters
+        ----------
+        batch
+            Cells on the device of the network.
+        layout
+            Where their tokens stand.
+        asked
+            Rows whose states are wanted; None for all, shape (row, dim).
+        """
         x = self.embed_rows(batch, layout)
         everything, shown = Segments.same(layout.lengths), self.shown_rows(batch, layout)
         *layers, last = self.encoder_layers

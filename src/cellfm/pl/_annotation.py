@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from cellfm.errors import DataError
+from cellfm.optional import require
 from cellfm.pl._axes import new_axes
 from cellfm.pl._confusion import confusion
 from cellfm.pl._embedding import _palette, _size
-from cellfm.pl._optional import require
 from cellfm.pl._page import Cell, Page, Section, Table, write_page
 
 if TYPE_CHECKING:

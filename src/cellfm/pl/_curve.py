@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellfm.errors import DataError
+from cellfm.optional import require
 from cellfm.pl._axes import new_axes
-from cellfm.pl._optional import require
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

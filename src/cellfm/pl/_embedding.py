@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellfm.errors import DataError
+from cellfm.optional import require
 from cellfm.pl._axes import new_axes
-from cellfm.pl._optional import require
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypeGuard
 
 from cellfm.errors import DataError
-from cellfm.pl._optional import require
+from cellfm.optional import require
 from cellfm.weights.atomic import replacing
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ from cellfm.tl._annotator_score import Calls
 from cellfm.tl._classical import Linear, Profiles
 from cellfm.tl._labels import Labels
 from cellfm.tl._states import EmbedOptions, as_model
-from cellfm.weights.artifact import DESCRIPTION, load_artifact, save_artifact
+from cellfm.weights.artifact import DESCRIPTION, Artifact, load_artifact, save_artifact
 from cellfm.weights.folder import Pretrained
 
 if TYPE_CHECKING:
@@ -254,9 +254,17 @@ class Annotator:
             The folder is no annotator or damaged, or the weights are others than those it was trained with.
         """
         artifact = load_artifact(folder, kind=KIND)
+        weights = _weights(model, artifact.description.get("weights"), device)
+        _check_weights(weights, artifact.description, str(folder))
+        try:
+            return cls._of_artifact(artifact, weights)
+        except KeyError as error:
+            msg = f"The annotator {folder} has no {error.args[0]!r}; another version of cellfm wrote it. Train it again."
+            raise WeightsError(msg) from error
+
+    @classmethod
+    def _of_artifact(cls, artifact: Artifact, weights: Pretrained) -> "Annotator":
         description = artifact.description
-        weights = _weights(model, description.get("weights"), device)
-        _check_weights(weights, description, str(folder))
         strength: Strength = description["strength"]  # type: ignore[assignment] # as it was stored
         restore = FrozenScorer.restore if strength in ("knn", "linear") else TunedScorer.restore
         tensors = artifact.tensors

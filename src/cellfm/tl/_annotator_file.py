@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellfm.corpus.adata import read_h5ad
 from cellfm.corpus.counts import Scale
 from cellfm.errors import ConfigError, DataError, OutputExistsError
 from cellfm.nn.classifier import HeadKind
@@ -226,35 +227,6 @@ def annotated_path(source: Path | str, target: Path | str | None) -> Path:
     """
     source = Path(source)
     return source.with_name(f"{source.stem}.annotated.h5ad") if target is None else Path(target)
-
-
-def read_h5ad(path: Path, what: str, *, backed: bool = False) -> "AnnData":
-    """Read an h5ad file.
-
-    Parameters
-    ----------
-    path
-        Of the file.
-    what
-        Whose cells these are, for messages.
-    backed
-        Leave the counts in the file.
-
-    Raises
-    ------
-    DataError
-        It is missing or no h5ad file.
-    """
-    import anndata
-
-    if not path.is_file():
-        msg = f"There is no file {path}; expected the {what}, an h5ad file. Check the path."
-        raise DataError(msg)
-    try:
-        return anndata.read_h5ad(path, backed="r" if backed else None)
-    except (OSError, KeyError, ValueError) as error:
-        msg = f"The {what} {path} cannot be read as an h5ad file ({error}). Give a file written by anndata, or write it again."
-        raise DataError(msg) from error
 
 
 def _without_counts(query: "AnnData") -> "AnnData":

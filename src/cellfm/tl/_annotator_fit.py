@@ -3,15 +3,15 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cellfm.corpus.split import TEST, TRAIN, VALIDATION, split_cells, split_hash, whole_groups
-from cellfm.errors import CellFMError, ConfigError, DataError, MissingDependencyError
+from cellfm.errors import CellFMError, ConfigError, DataError
 from cellfm.genes import GeneReport
 from cellfm.nn.classifier import HeadKind
+from cellfm.optional import require
 from cellfm.tl._annotator import Annotator, ColumnModel, principal_scores
 from cellfm.tl._annotator_genes import ReferenceGenes
 from cellfm.tl._annotator_heads import (
@@ -135,7 +135,7 @@ def fit_annotator(
     DataError
         Labels, donors or genes of the reference do not serve.
     """
-    _require_sklearn()
+    require("sklearn", "scanpy")
     if not reference.n_obs:
         msg = "The reference has 0 cells; give one with labelled cells. Check the filter that made it."
         raise DataError(msg)
@@ -384,13 +384,3 @@ def _account(
     if options.tuned:
         used |= {"head": options.head, "tune": asdict(options.tune)}
     return used
-
-
-def _require_sklearn() -> None:
-    missing = [name for name in ("sklearn", "scanpy") if find_spec(name) is None]
-    if missing:
-        msg = (
-            f"{' and '.join(missing)} cannot be imported; training an annotator needs the extra 'analysis'. Install it: "
-            "pip install 'cellfm[analysis]'."
-        )
-        raise MissingDependencyError(msg)

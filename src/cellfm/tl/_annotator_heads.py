@@ -291,11 +291,14 @@ def fit_probe(
         code = labels.code[rows]
         return fit_linear(x[rows], code, n_classes=len(labels.classes), seed=seed)
     parts = [_one_label(x[rows], flag, seed=seed) for flag in labels.code[rows].T]
+    # Each label has chosen its own scaling: together they read the features as they are.
+    weights = [part.weight / part.scale for part in parts]
+    biases = [part.bias - weight @ part.mean for part, weight in zip(parts, weights, strict=True)]
     return Linear(
-        mean=parts[0].mean,
-        scale=parts[0].scale,
-        weight=np.concatenate([part.weight for part in parts]),
-        bias=np.concatenate([part.bias for part in parts]),
+        mean=np.zeros(x.shape[1], np.float32),
+        scale=np.ones(x.shape[1], np.float32),
+        weight=np.concatenate(weights).astype(np.float32),
+        bias=np.concatenate(biases).astype(np.float32),
         strength=float(np.median([part.strength for part in parts])),
     )
 

@@ -172,8 +172,11 @@ class Linear:
     bias: "NDArray[np.float32]"
     strength: float
     """The inverse strength that was chosen."""
-    scaling: Scaling = "feature"
-    """The scaling that was chosen."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """The scaling that was chosen."""
+        return "common" if np.ptp(self.scale) == 0 else "feature"
 
     def logits(self, x: "NDArray[np.floating]") -> "NDArray[np.float32]":
         """Logits, shape (cell, class)."""
@@ -271,9 +274,7 @@ def fit_linear(  # noqa: PLR0913 - one keyword for each choice of a fit
     bias = np.full(n_classes, NEVER, np.float32)
     there, (coef, intercept) = model.classes_, _coefficients(model)
     weight[there], bias[there] = coef, intercept
-    return Linear(
-        mean=mean, scale=scale, weight=weight, bias=bias, strength=strength, scaling=scaling
-    )
+    return Linear(mean=mean, scale=scale, weight=weight, bias=bias, strength=strength)
 
 
 def fit_knn(

@@ -30,9 +30,9 @@ BLOCK = 1024  # query cells whose distances to all reference cells are in memory
 
 def softmax(logits: "NDArray[np.floating]") -> "NDArray[np.float64]":
     """Return class probabilities, shape (cell, class)."""
-    shifted = np.asarray(logits, np.float64)
-    shifted = np.exp(shifted - shifted.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float64)
+    from scipy.special import softmax as of_rows
+
+    return np.asarray(of_rows(np.asarray(logits, np.float64), axis=1), np.float64)
 
 
 def sigmoid(logits: "NDArray[np.floating]") -> "NDArray[np.float64]":

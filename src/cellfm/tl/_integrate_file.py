@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellfm.corpus.adata import read_h5ad
 from cellfm.corpus.counts import Scale
 from cellfm.errors import DataError, OutputExistsError
 from cellfm.tl._integrate import Method, integrate
@@ -89,7 +90,7 @@ def integrate_file(  # noqa: PLR0913 - the arguments of a user's question
     """
     source, target, started = Path(source), Path(target), time.perf_counter()
     _refuse(source, target, overwrite=overwrite)
-    adata = _read(source)
+    adata = read_h5ad(source, "input")
     integrate(
         adata,
         model,
@@ -129,18 +130,6 @@ def _refuse(source: Path, target: Path, *, overwrite: bool) -> None:
     if not target.absolute().parent.is_dir():
         msg = f"The folder of {target} does not exist; make it first."
         raise DataError(msg)
-
-
-def _read(source: Path) -> "AnnData":
-    import anndata
-
-    try:
-        return anndata.read_h5ad(source)
-    except (OSError, KeyError, ValueError) as error:
-        msg = (
-            f"{source} cannot be read as an h5ad file: {error}. Expected a file written by AnnData."
-        )
-        raise DataError(msg) from error
 
 
 def _summary(adata: "AnnData", target: Path, key: str, started: float) -> IntegrateSummary:

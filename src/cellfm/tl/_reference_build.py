@@ -14,6 +14,7 @@ from cellfm.corpus.adata import anndata_source
 from cellfm.corpus.counts import Scale
 from cellfm.corpus.rows import H5adSource, RowSource, h5ad_source
 from cellfm.errors import ConfigError, DataError
+from cellfm.optional import require
 from cellfm.tl._embed import Progress, match_genes
 from cellfm.tl._label_transfer import transfer_scores, vote_shares
 from cellfm.tl._reference_index import (
@@ -32,7 +33,6 @@ from cellfm.tl._reference_index import (
     list_count,
     make_vectors,
     nearest,
-    require_faiss,
     write_index,
 )
 from cellfm.tl._states import (
@@ -138,7 +138,7 @@ def build_reference(  # noqa: PLR0913 - the arguments of a user's question
     ...     "atlas.h5ad", "atlas-index", label=["cell_type"], batch_key="donor"
     ... )  # doctest: +SKIP
     """
-    require_faiss()
+    require("faiss", extra="index")
     out = Path(out)
     refuse_existing(out, overwrite=overwrite)
     if metric not in ("euclidean", "cosine"):

@@ -9,13 +9,13 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
-from cellfm.errors import ConfigError, DataError, MissingDependencyError
+from cellfm.errors import ConfigError, DataError
+from cellfm.optional import require
 from cellfm.tl._states import Pool
 
 if TYPE_CHECKING:
@@ -86,25 +86,9 @@ class Neighbours(NamedTuple):
         return Neighbours(self.row[~is_self].reshape(shape), self.distance[~is_self].reshape(shape))
 
 
-def require_faiss() -> None:
-    """Complain with the line that helps when faiss is missing.
-
-    Raises
-    ------
-    MissingDependencyError
-        It is not installed.
-    """
-    if find_spec("faiss") is None:
-        msg = (
-            "faiss cannot be imported; reference indices need the extra 'index' (faiss-cpu). Install it: pip install 'cellfm[index]', "
-            "or from a checkout: pip install -c constraints.txt -e '.[index]'."
-        )
-        raise MissingDependencyError(msg)
-
-
 def faiss() -> Any:  # noqa: ANN401
     """Return the module; what types it has for mypy do not fit it."""
-    require_faiss()
+    require("faiss", extra="index")
     return import_module("faiss")
 
 
@@ -361,7 +345,7 @@ def read_index(folder: Path | str) -> ReferenceIndex:
     MissingDependencyError
         faiss is not installed.
     """
-    require_faiss()
+    require("faiss", extra="index")
     from anndata import read_h5ad
 
     folder = Path(folder)

@@ -218,7 +218,7 @@ def _judged(monkeypatch: pytest.MonkeyPatch) -> list[tuple[np.ndarray, np.ndarra
         return {"it": IntegrationScore(parts=parts)}
 
     monkeypatch.setattr(integration, "scib_scores", score)
-    monkeypatch.setattr(integration, "_need_scib", lambda: None)
+    monkeypatch.setattr(integration, "require", lambda *_, **__: None)
     return seen
 
 
@@ -268,7 +268,7 @@ def test_datasets_that_are_refused() -> None:
 
 
 def test_missing_package(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(integration, "find_spec", lambda name: None)
+    monkeypatch.setattr("cellfm.optional.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"cellfm\[bench\]"):
         TASK.score(case, [Answer(arrays={"embedding": np.zeros((2, 2))})])
 

@@ -7,9 +7,9 @@ from sklearn.metrics import f1_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from cellfm import optional
 from cellfm.bench.probe import PROBES, macro_f1, probe_table
 from cellfm.errors import DataError, MissingDependencyError
-from cellfm.pl import _optional
 
 SEED = 0
 
@@ -148,7 +148,7 @@ def test_unusable_arrays_are_refused() -> None:
 
 def test_missing_sklearn_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        _optional, "find_spec", lambda name: None if name == "sklearn" else find_spec(name)
+        optional, "find_spec", lambda name: None if name == "sklearn" else find_spec(name)
     )
     states, labels, train = problem(n=60)
     with pytest.raises(MissingDependencyError, match="sklearn cannot be imported"):

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from cellfm import pl
+from cellfm import optional, pl
 from cellfm.errors import DataError, MissingDependencyError
-from cellfm.pl import _optional
 from cellfm.pl._page import Bar, Page, Section, Shown, Table, paragraphs, write_page
 
 pytest.importorskip("jinja2")
@@ -96,7 +95,7 @@ def test_row_of_another_length_is_refused() -> None:
 
 
 def test_missing_package_names_its_extra(monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(_optional, "find_spec", lambda _: None)
+    monkeypatch.setattr(optional, "find_spec", lambda _: None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'cellfm\[report\]'"):
         written(tmp_path, Section(title="S"))
 

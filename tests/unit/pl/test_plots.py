@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 from anndata import AnnData
 
-from cellfm import pl
+from cellfm import optional, pl
 from cellfm.errors import DataError, MissingDependencyError
-from cellfm.pl import _optional
 
 HELD_OUT = [
     {"kind": "held_out", "step": s, "gene_loss": 1 / s, "cell_loss": 2 / s, "gene_mean_loss": 0.3}
@@ -126,7 +125,7 @@ def test_missing_package_comes_with_the_line_that_installs_it(
     monkeypatch: pytest.MonkeyPatch, cells: AnnData
 ) -> None:
     monkeypatch.setattr(
-        _optional, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name)
+        optional, "find_spec", lambda name: None if name == "matplotlib" else find_spec(name)
     )
     message = r"matplotlib cannot be imported; .*pip install 'cellfm\[analysis\]'"
     with pytest.raises(MissingDependencyError, match=message):

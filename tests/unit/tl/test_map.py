@@ -461,7 +461,7 @@ def test_what_cannot_be_a_query_is_refused(
 def test_without_faiss_the_extra_is_named(
     reference: AnnData, model: Pretrained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("cellfm.tl._reference_index.find_spec", lambda _name: None)
+    monkeypatch.setattr("cellfm.optional.find_spec", lambda _name: None)
     with pytest.raises(MissingDependencyError, match=r"cellfm\[index\]"):
         tl.build_reference(reference, tmp_path / "index", model)
     assert "faiss" in sys.modules

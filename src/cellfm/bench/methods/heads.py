@@ -9,6 +9,7 @@ import numpy as np
 
 from cellfm.bench.task import Answer, Case, Context
 from cellfm.tl._classical import Penalty, fit_knn, fit_linear
+from cellfm.tl._confidence import softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -112,19 +113,8 @@ def fit_by_regression(
     linear = fit_linear(
         points[known], code, n_classes=n_classes, seed=seed, penalty=penalty, group=group
     )
-    return softmax(linear.logits(points)), f"C={linear.strength}, scaled by {linear.scaling}"
-
-
-def softmax(logits: "NDArray[np.floating]") -> "NDArray[np.float32]":
-    """Probabilities of logits, along the last axis.
-
-    Parameters
-    ----------
-    logits
-        Of any shape.
-    """
-    power = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return (power / power.sum(axis=-1, keepdims=True)).astype(np.float32)
+    probabilities = softmax(linear.logits(points)).astype(np.float32)
+    return probabilities, f"C={linear.strength}, scaled by {linear.scaling}"
 
 
 def majority(case: Case, context: Context) -> Answer:

@@ -12,7 +12,7 @@ import numpy as np
 
 from cellfm.bench.datasets import Dataset
 from cellfm.bench.methods.embeddings import EMBEDDINGS, Embedding
-from cellfm.bench.methods.heads import majority, softmax
+from cellfm.bench.methods.heads import majority
 from cellfm.bench.metrics import classification
 from cellfm.bench.resample import resample
 from cellfm.bench.task import HIDDEN, Answer, Case, Context, Method, Metric, Outcome, Role, Score
@@ -20,6 +20,7 @@ from cellfm.bench.tasks.annotation import pooled
 from cellfm.bench.tasks.labelled import LabelCase, folds_of, label_cases, refuses_labels
 from cellfm.corpus.split import TEST
 from cellfm.tl._classical import fit_knn, fit_linear, folds
+from cellfm.tl._confidence import softmax
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -186,7 +187,7 @@ def _fit(
         fitted = fit_linear(
             x, code, n_classes=n_classes, seed=0, strengths=(1.0,), scalings=("common",)
         )
-        return softmax(fitted.logits(points))
+        return softmax(fitted.logits(points)).astype(np.float32)
     if head == "knn":
         k = max(1, int(np.bincount(code).max()) // 2)
         return fit_knn(x, code, n_classes=n_classes, k=k, standardise=False).probabilities(points)

@@ -4,7 +4,6 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,7 +17,8 @@ from cellfm.bench.metrics.integration import (
     stratified_subsamples,
 )
 from cellfm.bench.task import MINIMUM, Answer, Case, Method, Metric, Outcome, Role, Score
-from cellfm.errors import DataError, MissingDependencyError
+from cellfm.errors import DataError
+from cellfm.optional import require
 from cellfm.tl._classical import Profiles
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class Integration:
         ):  # never: `cases` makes them
             msg = f"The integration task was given a case of the protocol {case.split!r}."
             raise DataError(msg)
-        _need_scib()
+        require("scib_metrics", extra="bench")
         arrays = answers[0].arrays
         label = case.labels[arrays["order"]] if "order" in arrays else case.labels
         if not case.guard:
@@ -207,15 +207,6 @@ def _hash(names: "NDArray[np.str_]", batch: "NDArray[np.str_]") -> str:
     for name, of in zip(names.tolist(), batch.tolist(), strict=True):
         digest.update(f"{name}\0{of}\n".encode())
     return digest.hexdigest()
-
-
-def _need_scib() -> None:
-    if find_spec("scib_metrics") is None:
-        msg = (
-            "The task 'integration' is judged by scib-metrics, which cannot be imported. Install it: pip install 'cellfm[bench]', "
-            "or from a checkout: pip install -c constraints.txt -e '.[bench]'."
-        )
-        raise MissingDependencyError(msg)
 
 
 TASK = Integration()
