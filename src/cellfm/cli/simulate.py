@@ -25,6 +25,11 @@ def simulate(  # noqa: PLR0913 - what a user may want to change of the configura
     perturbations: int = 0,
     doubles: int = 0,
     direction: Literal["knock-down", "over-expression"] = "knock-down",
+    effect: float = 1.0,
+    efficiency: float = 0.8,
+    coupling: float = 0.0,
+    epistasis: Literal["drawn", "redundant"] = "drawn",
+    context: float = 0.0,
     tissue: str = "simulated tissue",
     name: str = "sim",
     reference: Path | None = None,
@@ -69,6 +74,16 @@ def simulate(  # noqa: PLR0913 - what a user may want to change of the configura
         Pairs of these that are perturbed together.
     direction
         What is done to the genes.
+    effect
+        Mean weight from a perturbed gene to a program it drives; 0 for none.
+    efficiency
+        Share of a gene's expression that a knock-down takes away.
+    coupling
+        Share of these weights that follows the gene's own programs, so that co-expression foretells them.
+    epistasis
+        Whether doubles interact by chance, or as their genes do the same or the opposite.
+    context
+        Spread over cell types of the log gain of an effect.
     tissue
         Written to obs.
     name
@@ -90,6 +105,10 @@ def simulate(  # noqa: PLR0913 - what a user may want to change of the configura
 
     cellfm simulate screen.h5ad --perturbations 20 --doubles 10 --direction over-expression
 
+    cellfm simulate epistatic.h5ad --perturbations 40 --doubles 60 --coupling 0.7 --epistasis redundant
+
+    cellfm simulate null.h5ad --perturbations 20 --effect 0 --efficiency 0
+
     cellfm simulate like_pbmc.h5ad --reference pbmc3k.h5ad --cell-type-key cell_type
     """
     from cellfm.cli.progress import progress_bar
@@ -101,7 +120,14 @@ def simulate(  # noqa: PLR0913 - what a user may want to change of the configura
     perturbed = None
     if perturbations or doubles:
         perturbed = PerturbationConfig(
-            n_singles=perturbations, n_doubles=doubles, direction=direction
+            n_singles=perturbations,
+            n_doubles=doubles,
+            direction=direction,
+            effect=effect,
+            efficiency=efficiency,
+            coupling=coupling,
+            epistasis=epistasis,
+            context=context,
         )
     config = SimulationConfig(
         n_cells=cells,

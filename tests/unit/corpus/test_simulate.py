@@ -236,6 +236,88 @@ def test_perturbations_do_what_is_told(direction: str) -> None:
             )
 
 
+def test_a_null_world_changes_nothing() -> None:
+    """Not even the perturbed gene itself: perturbed cells are those that controls would have been."""
+    nothing = PerturbationConfig(n_singles=4, n_doubles=2, effect=0.0, efficiency=0.0)
+    made = simulate(replace(SMALL, perturbations=nothing))
+    assert made.obs["perturbation"].nunique() == 7
+    assert not made.varm["perturbation_effect"].any()
+    never = replace(nothing, escape_fraction=1.0, effect=2.0, efficiency=0.9)
+    assert (made.X != simulate(replace(SMALL, perturbations=never)).X).nnz == 0
+    over = replace(nothing, direction="over-expression", overexpression=1.0)
+    assert (made.X != simulate(replace(SMALL, perturbations=over)).X).nnz == 0
+
+
+def test_coupled_regulators_drive_what_they_are_co_expressed_with() -> None:
+    graphs, loadings = [], []
+    for coupling in (0.0, 1.0, 0.5):
+        asked = PerturbationConfig(n_singles=20, coupling=coupling)
+        simulation = Simulation.of(replace(SMALL, perturbations=asked))
+        assert simulation.perturbations is not None
+        graphs.append(simulation.perturbations.graph)
+        loadings.append(simulation.world.loading[simulation.perturbations.regulators])
+    free, follows, half = graphs
+    own = loadings[0].any(axis=1)
+    assert own.sum() > 10
+    np.testing.assert_allclose(half, (free + follows) / 2)
+    np.testing.assert_allclose(np.linalg.norm(follows, axis=1), np.linalg.norm(free, axis=1))
+    ratio = follows[own] / np.linalg.norm(follows[own], axis=1, keepdims=True)
+    unit = loadings[0][own] / np.linalg.norm(loadings[0][own], axis=1, keepdims=True)
+    np.testing.assert_allclose(ratio, unit)
+    np.testing.assert_array_equal(follows[~own], free[~own])
+
+
+def test_redundant_doubles_interact_as_their_singles_are_alike() -> None:
+    asked = PerturbationConfig(n_singles=12, n_doubles=40, epistasis="redundant", interacting=0.0)
+    made = Simulation.of(replace(SMALL, perturbations=asked)).perturbations
+    assert made is not None
+    kinds = set(made.kinds[13:])
+    assert {"synergistic", "buffering"} <= kinds
+    for number in range(13, 53):
+        one, other = (
+            int(np.flatnonzero(made.regulators == gene)[0]) for gene in made.genes[number]
+        )
+        a, b = made.graph[one], made.graph[other]
+        cosine = a @ b / np.linalg.norm(a) / np.linalg.norm(b)
+        assert made.interaction[number] == pytest.approx(-0.6 * cosine)
+        np.testing.assert_allclose(made.shift[number], -(a + b) * (1 - 0.6 * cosine), atol=1e-12)
+    silent = replace(asked, effect=0.0)
+    none = Simulation.of(replace(SMALL, perturbations=silent)).perturbations
+    assert none is not None
+    assert not none.interaction.any()
+
+
+def test_effects_depend_on_the_context_as_told() -> None:
+    asked = PerturbationConfig(n_singles=3, n_doubles=2, effect=1.5, context=0.8)
+    config = replace(EVEN, n_cells=12_000, n_types=2, depth=4000.0, dispersion=0.05)
+    made = simulate(replace(config, perturbations=asked), seed=1)
+    told = made.uns["simulation"]
+    assert told["context_gain"].shape == (2, 3)
+    assert told["context_effect"].shape == (2, made.n_vars, 6)
+    rate = dense(made) / made.obs["depth"].to_numpy()[:, None]
+    for t, kind in enumerate(told["types"]):
+        of_type = (made.obs["cell_type"] == kind).to_numpy()
+        control = rate[of_type & (made.obs["perturbation"] == "control").to_numpy()].mean(axis=0)
+        for number, name in enumerate(told["perturbations"]):
+            rows = of_type & (made.obs["perturbation"] == name).to_numpy()
+            effect = told["context_effect"][t, :, number]
+            high = control * np.exp(np.minimum(effect, 0.0)) > 2e-3
+            seen = np.log(rate[rows].mean(axis=0)[high] / control[high])
+            assert np.abs(seen - effect[high]).mean() < 0.15
+        # A single is its effect at a gain of 1 times its gain, but for the perturbed gene itself.
+        for number, gain in enumerate(told["context_gain"][t], start=1):
+            others = made.var_names != told["perturbations"][number]
+            expected = gain * made.varm["perturbation_effect"][others, number]
+            found = told["context_effect"][t, others, number]
+            np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert np.abs(np.log(told["context_gain"])).max() > 0.3
+    same = simulate(replace(config, perturbations=replace(asked, context=0.0), n_cells=50))
+    assert "context_gain" not in same.uns["simulation"]
+    np.testing.assert_array_equal(
+        same.varm["perturbation_effect"], made.varm["perturbation_effect"]
+    )
+
+
 def test_doublets_have_both_cells_and_empty_droplets_the_ambient_rna() -> None:
     config = replace(EVEN, n_cells=4000, doublets=0.3, empty=0.3, empty_depth=200.0, ambient=0.05)
     made = simulate(config)
@@ -342,6 +424,9 @@ def test_impossible_simulations_are_refused(changes: dict[str, float], message: 
         ({"efficiency": 1.0}, "log-fold change is infinite"),
         ({"overexpression": 0.5}, "overexpression is 0.5"),
         ({"escape_fraction": -0.1}, "escape_fraction is -0.1"),
+        ({"coupling": 1.5}, "coupling is 1.5; it must be a share from 0 to 1"),
+        ({"context": -1.0}, "context is -1.0"),
+        ({"epistasis": "none"}, "epistasis is 'none'; it must be one of 'drawn', 'redundant'"),
     ],
 )
 def test_impossible_perturbations_are_refused(changes: dict[str, float], message: str) -> None:

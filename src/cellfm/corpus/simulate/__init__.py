@@ -23,7 +23,8 @@ doi:10.1186/s13059-017-1305-0); the rest of the model and the code are our own::
 
 The model is linear in the logarithm, so the truth of a perturbation, ``WΔ + own``, is the expected log-fold change of
 the cell's own RNA of each gene in every cell. A double is the sum of its singles, times ``1 + η`` on the programs where
-the two interact. A doublet has the sum of the rates of two cells of a batch, an empty droplet ambient RNA only.
+the two interact. Where the effect depends on the context, the weights of a regulator are times a gain in each type. An
+effect of 0 with an efficiency of 0 (or an over-expression of 1) makes a world in which nothing happens. A doublet has the sum of the rates of two cells of a batch, an empty droplet ambient RNA only.
 
 With a reference matrix P, φ, the types and the distribution of N are estimated from it, and the loadings are shrunk
 where the reference varies less than they would make it.

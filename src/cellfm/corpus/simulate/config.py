@@ -1,11 +1,12 @@
 """What is asked of a simulation."""
 
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, get_args
 
 from cellfm.errors import ConfigError
 
 Direction = Literal["knock-down", "over-expression"]
+Epistasis = Literal["drawn", "redundant"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,7 +28,18 @@ class PerturbationConfig:
     overexpression
         Factor on the gene's expression when it is over-expressed.
     interacting
-        Share of the doubles that are not additive: half of these are synergistic, half buffering.
+        Share of the doubles that are not additive: half of these are synergistic, half buffering. Used when `epistasis` is
+        ``"drawn"``.
+    coupling
+        Share of a regulator's weights that follows its own loadings in the programs, so that what it is co-expressed with
+        in control cells foretells what it drives; 0 for weights that nothing foretells.
+    epistasis
+        ``"drawn"``: which doubles interact is left to chance. ``"redundant"``: η is −0.6 times the cosine of the weights of
+        the two genes, so that genes that do the same buffer each other, opposite ones are synergistic, and those with other
+        programs are additive; it can be learned from other doubles.
+    context
+        Standard deviation over cell types of the logarithm of the gain with which a regulator acts there; 0 for the same
+        effect in all of them.
     control_fraction
         Share of cells without a perturbation.
     escape_fraction
@@ -41,15 +53,22 @@ class PerturbationConfig:
     efficiency: float = 0.8
     overexpression: float = 8.0
     interacting: float = 0.5
+    coupling: float = 0.0
+    epistasis: Epistasis = "drawn"
+    context: float = 0.0
     control_fraction: float = 0.2
     escape_fraction: float = 0.0
 
     def __post_init__(self) -> None:
         _at_least(self, 1, "n_singles")
         _at_least(self, 0, "n_doubles")
-        _at_least(self, 0.0, "effect")
+        _at_least(self, 0.0, "effect", "context")
         _at_least(self, 1.0, "overexpression")
-        _fractions(self, "efficiency", "interacting", "control_fraction", "escape_fraction")
+        shares = ("efficiency", "interacting", "coupling", "control_fraction", "escape_fraction")
+        _fractions(self, *shares)
+        if self.epistasis not in get_args(Epistasis):
+            msg = f"epistasis is {self.epistasis!r}; it must be one of {', '.join(map(repr, get_args(Epistasis)))}."
+            raise ConfigError(msg)
         if self.efficiency == 1.0:
             msg = "efficiency is 1.0, of which the log-fold change is infinite; give a number below, such as 0.99."
             raise ConfigError(msg)

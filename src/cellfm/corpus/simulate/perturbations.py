@@ -44,6 +44,10 @@ class Perturbations:
         Signed weights, regulators × programs: what over-expression does to the activities.
     shift
         Δ of the activities, perturbations × programs.
+    gain
+        Factor on the weights of each regulator in each type, types × regulators; None where all are 1.
+    shift_in
+        Δ in each type, types × perturbations × programs; None where it is `shift` in all.
     own
         Log-fold change of a perturbed gene itself.
     """
@@ -55,17 +59,40 @@ class Perturbations:
     regulators: "NDArray[np.int64]"
     graph: "NDArray[np.float64]"
     shift: "NDArray[np.float64]"
+    gain: "NDArray[np.float64] | None"
+    shift_in: "NDArray[np.float64] | None"
     own: float
 
-    def effects(self, loading: "NDArray[np.float64]") -> "NDArray[np.float64]":
+    def shifts(
+        self, cell_type: "NDArray[np.int64]", perturbation: "NDArray[np.int64]"
+    ) -> "NDArray[np.float64]":
+        """Return Δ of cells, cells × programs.
+
+        Parameters
+        ----------
+        cell_type, perturbation
+            Numbers of each cell.
+        """
+        if self.shift_in is None:
+            return self.shift[perturbation]
+        return self.shift_in[cell_type, perturbation]
+
+    def effects(
+        self, loading: "NDArray[np.float64]", cell_type: int | None = None
+    ) -> "NDArray[np.float64]":
         """Return the expected log-fold changes ``W Δ + own``, genes × perturbations.
 
         Parameters
         ----------
         loading
             W, genes × programs.
+        cell_type
+            Type in which; None for those at a gain of 1.
         """
-        effect: NDArray[np.float64] = loading @ self.shift.T
+        shift = self.shift
+        if cell_type is not None and self.shift_in is not None:
+            shift = self.shift_in[cell_type]
+        effect: NDArray[np.float64] = loading @ shift.T
         for number, genes in enumerate(self.genes):
             effect[list(genes), number] += self.own
         return effect
@@ -94,23 +121,22 @@ def make_perturbations(
     """
     rng = generator(seed, Stream.REGULATORS)
     regulators = _regulators(config, world, rng)
-    n_programs = world.loading.shape[1] - 1  # nothing drives the mitochondrial one
-    graph = np.zeros((len(regulators), n_programs + 1))
-    for row in graph:
-        chosen = rng.permutation(n_programs)[:PROGRAMS_OF_REGULATOR]
-        size = config.effect * spread * rng.uniform(0.5, 1.5, len(chosen))
-        row[chosen] = size * rng.choice([-1.0, 1.0], len(chosen))
+    graph = _graph(config, world.loading[regulators], rng, spread=spread)
     rng = generator(seed, Stream.PERTURBATIONS)
     pairs = list(combinations(range(len(regulators)), 2))
     doubles = [pairs[i] for i in rng.permutation(len(pairs))[: config.n_doubles]]
     members = [(), *((i,) for i in range(len(regulators))), *doubles]
-    interaction = np.zeros(len(members))
-    n_interacting = round(config.interacting * len(doubles))
-    signs = np.where(np.arange(n_interacting) % 2, -1.0, 1.0)
-    first = 1 + len(regulators)
-    interaction[first : first + n_interacting] = SYNERGY * signs
+    interaction = _interaction(config, members, graph)
+    gain, shift_in = None, None
     direction = 1.0 if config.direction == "over-expression" else -1.0
-    summed = np.stack([graph[list(member)].sum(axis=0) for member in members])
+    if config.context > 0:
+        normal = generator(seed, Stream.CONTEXTS).standard_normal(
+            (len(world.types), len(regulators))
+        )
+        gain = np.exp(config.context * normal)
+        shift_in = direction * np.stack(
+            [_summed(each[:, None] * graph, members, interaction) for each in gain]
+        )
     symbols = [world.symbols[i] for i in regulators]
     fold = config.overexpression if direction > 0 else 1.0 - config.efficiency
     return Perturbations(
@@ -120,9 +146,62 @@ def make_perturbations(
         interaction=interaction,
         regulators=regulators,
         graph=graph,
-        shift=direction * summed * (1.0 + interaction)[:, None],
+        shift=direction * _summed(graph, members, interaction),
+        gain=gain,
+        shift_in=shift_in,
         own=float(np.log(fold)),
     )
+
+
+def _graph(
+    config: "PerturbationConfig",
+    loading: "NDArray[np.float64]",
+    rng: np.random.Generator,
+    *,
+    spread: float,
+) -> "NDArray[np.float64]":
+    """Weights ``(1 − c) u + c ‖u‖ w / ‖w‖`` with u drawn and w the regulator's own loadings; u where it has none."""
+    n_programs = loading.shape[1] - 1  # nothing drives the mitochondrial one
+    graph = np.zeros(loading.shape)
+    for row in graph:
+        chosen = rng.permutation(n_programs)[:PROGRAMS_OF_REGULATOR]
+        size = config.effect * spread * rng.uniform(0.5, 1.5, len(chosen))
+        row[chosen] = size * rng.choice([-1.0, 1.0], len(chosen))
+    if config.coupling > 0:
+        length = np.linalg.norm(loading, axis=1, keepdims=True)
+        size = np.linalg.norm(graph, axis=1, keepdims=True)
+        own = size * loading / np.where(length > 0, length, 1.0)
+        mixed = (1.0 - config.coupling) * graph + config.coupling * own
+        graph = np.where(length > 0, mixed, graph)
+    return graph
+
+
+def _interaction(
+    config: "PerturbationConfig", members: list[tuple[int, ...]], graph: "NDArray[np.float64]"
+) -> "NDArray[np.float64]":
+    """η of each perturbation, 0 but for doubles."""
+    interaction = np.zeros(len(members))
+    first = 1 + len(graph)
+    if config.epistasis == "redundant":
+        for number, (one, other) in enumerate(members[first:], start=first):
+            length = np.linalg.norm(graph[one]) * np.linalg.norm(graph[other])
+            if length > 0:
+                interaction[number] = -SYNERGY * (graph[one] @ graph[other]) / length
+        return interaction
+    n_interacting = round(config.interacting * (len(members) - first))
+    signs = np.where(np.arange(n_interacting) % 2, -1.0, 1.0)
+    interaction[first : first + n_interacting] = SYNERGY * signs
+    return interaction
+
+
+def _summed(
+    graph: "NDArray[np.float64]",
+    members: list[tuple[int, ...]],
+    interaction: "NDArray[np.float64]",
+) -> "NDArray[np.float64]":
+    """Add up the weights of the members of each perturbation, times ``1 + η``."""
+    summed = np.stack([graph[list(member)].sum(axis=0) for member in members])
+    return summed * (1.0 + interaction)[:, None]
 
 
 def _regulators(

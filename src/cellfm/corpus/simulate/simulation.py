@@ -53,7 +53,9 @@ def simulate(
     perturbation, escaped, doublet, partner_type, empty), ``obsm["program_activity"]``, ``var`` (mean_share, dispersion,
     mitochondrial), ``varm`` (program_loading, type_profile, batch_effect, donor_effect, ambient_profile and
     perturbation_effect, the expected log-fold changes) and ``uns["simulation"]`` (names of the columns of these, the
-    configuration as JSON, compositions, depth shifts, ambient shares, the graph of the regulators).
+    configuration as JSON, compositions, depth shifts, ambient shares, the graph of the regulators and, where a perturbation
+    acts unlike in unlike types, its gains and ``context_effect``, expected log-fold changes as types × genes × perturbations;
+    those of ``varm`` are then at a gain of 1).
 
     Raises
     ------
@@ -209,7 +211,7 @@ class Simulation:
         acting = (cells.perturbation > 0) & ~cells.escaped & ~cells.empty
         if self.perturbations is None:
             return np.zeros_like(cells.deviation), np.flatnonzero(acting)
-        shift = self.perturbations.shift[np.where(acting, cells.perturbation, 0)]
+        shift = self.perturbations.shifts(cells.type, np.where(acting, cells.perturbation, 0))
         return shift, np.flatnonzero(acting)
 
     def _activity(self, cells: Cells) -> "NDArray[np.float64]":

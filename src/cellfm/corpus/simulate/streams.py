@@ -23,6 +23,7 @@ class Stream(IntEnum):
     DROPLETS = 12
     COUNTS = 13
     LARGE_COUNTS = 14
+    CONTEXTS = 15
 
 
 def generator(seed: int, stream: Stream, *index: int) -> np.random.Generator:

@@ -103,6 +103,13 @@ def notes(simulation: "Simulation") -> dict[str, object]:
             "regulators": np.array([world.symbols[i] for i in made.regulators], dtype=object),
             "regulator_graph": made.graph,
         }
+        if made.gain is not None:
+            types = range(len(world.types))
+            effects = [made.effects(world.loading, cell_type=t) for t in types]
+            told |= {
+                "context_gain": made.gain,
+                "context_effect": np.stack(effects).astype(np.float32),
+            }
     return told
 
 
