@@ -7,6 +7,7 @@ from cellfm.errors import MissingDependencyError
 EXTRAS = {
     "analysis": "scanpy, scikit-learn, matplotlib",
     "bench": "scib-metrics, harmonypy",
+    "chem": "rdkit, POT",
     "index": "faiss-cpu",
     "report": "plotly, jinja2",
 }

@@ -17,9 +17,11 @@ TOOLS = {
     "AnnotationResult",
     "Annotator",
     "DenoiseSummary",
+    "DrugModel",
     "EmbedSummary",
     "IntegrateSummary",
     "MapSummary",
+    "PerturbationModel",
     "annotate",
     "annotate_file",
     "build_reference",
@@ -36,9 +38,12 @@ TOOLS = {
     "marker_genes",
     "pretrain",
     "pretrain_file",
+    "screen",
     "search",
     "train_annotator",
     "train_annotator_file",
+    "train_drugs",
+    "train_perturbation",
 }
 PLOTS = {
     "annotation_report",
@@ -46,6 +51,9 @@ PLOTS = {
     "corpus",
     "embedding",
     "learning_curve",
+    "perturbation_deltas",
+    "perturbation_report",
+    "screen",
 }
 CHECKS = {"FileCheck", "check_counts", "check_file", "match_genes"}
 COMMANDS = {
@@ -71,6 +79,12 @@ COMMANDS = {
     "map query",
     "map search",
     "markers",
+    "perturb predict",
+    "perturb predict-drugs",
+    "perturb reverse",
+    "perturb screen",
+    "perturb train",
+    "perturb train-drugs",
     "pretrain",
     "simulate",
     "weights export",

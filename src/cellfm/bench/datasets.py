@@ -7,6 +7,9 @@ A file becomes a dataset by a few lines of YAML::
     label: cell_type      # column of obs with the types
     donor: donor          # columns of obs with the independent units
     batch: null
+    perturbation: null    # column of obs: control, GENE or GENE1+GENE2
+    control: null         # what controls are called there, besides the usual names
+    context: null         # column of obs with the cell type or line that was perturbed
     drop: {cell_type: [unknown]}   # cells that are left out
     layer: null           # or use_raw: true; gene_names: column of var; scale: counts | log1p
     licence: CC BY 4.0
@@ -16,12 +19,13 @@ A file becomes a dataset by a few lines of YAML::
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cellfm.bench import worlds
 from cellfm.corpus.counts import Scale, check_counts
 from cellfm.errors import ConfigError, DataError
 
@@ -51,8 +55,10 @@ class Dataset:
         Makes the cells.
     layer, use_raw, gene_names, scale
         As in :func:`cellfm.tl.embed`.
-    label, batch, donor
+    label, batch, donor, perturbation, context
         Columns of ``obs``; None where there is none.
+    control
+        What unperturbed cells are called in the column `perturbation`, besides the usual names.
     drop
         Values of columns of ``obs`` whose cells are left out. Cells without a label are always left out.
     licence, about
@@ -69,9 +75,18 @@ class Dataset:
     label: str | None = None
     batch: str | None = None
     donor: str | None = None
+    perturbation: str | None = None
+    control: str | None = None
+    context: str | None = None
     drop: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     licence: str = ""
     about: str = ""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of ``obs`` that mean something, each once."""
+        named = (self.label, self.batch, self.donor, self.perturbation, self.context)
+        return tuple(dict.fromkeys(key for key in named if key is not None))
 
     @cached_property
     def cells(self) -> "AnnData":
@@ -98,7 +113,7 @@ class Dataset:
         Returns
         -------
         Cells × genes: in ``X`` the values asked for (CSR), ``var_names`` the gene names asked for, in ``obs`` the columns of
-        labels, batches and donors as text, in ``uns["bench"]`` how many cells were left out by what.
+        labels, batches, donors, perturbations and contexts as text, in ``uns["bench"]`` how many cells were left out by what.
 
         Raises
         ------
@@ -141,7 +156,7 @@ class Dataset:
     def _kept(self, obs: "pd.DataFrame") -> "tuple[pd.Series[bool], dict[str, int]]":
         import pandas as pd
 
-        wanted = [key for key in (self.label, self.batch, self.donor, *self.drop) if key]
+        wanted = [*self.columns, *self.drop]
         missing = [key for key in wanted if key not in obs.columns]
         if missing:
             msg = f"The dataset {self.name!r} has no column {missing[0]!r} in obs; it has {list(map(str, obs.columns)) or 'no columns'}."
@@ -163,8 +178,7 @@ class Dataset:
         return kept, dropped
 
     def _columns(self, obs: "pd.DataFrame") -> "pd.DataFrame":
-        keys = [key for key in (self.label, self.batch, self.donor) if key is not None]
-        table = obs[list(dict.fromkeys(keys))].astype(str).astype("category")
+        table = obs[list(self.columns)].astype(str).astype("category")
         table.index = table.index.astype(str)
         return table
 
@@ -262,10 +276,50 @@ def pbmc68k_reduced() -> Dataset:
     )
 
 
+def simulated_perturbations(world: str) -> Dataset:
+    """Return a screen of :mod:`cellfm.bench.worlds`.
+
+    Parameters
+    ----------
+    world
+        ``"additive"``, ``"epistatic"``, ``"context"`` or ``"null"``.
+    """
+    make: Callable[[], AnnData] = getattr(worlds, world)
+    return Dataset(
+        name=f"simulated-perturbations-{world}",
+        maker=make,
+        perturbation="perturbation",
+        context="cell_type" if world == "context" else None,
+        licence="none needed",
+        about=f"Simulated: {(make.__doc__ or '').strip()}",
+    )
+
+
+def simulated_drugs(world: str) -> Dataset:
+    """Return treated cells of :mod:`cellfm.bench.drug_cells`.
+
+    Parameters
+    ----------
+    world
+        ``"class"``, ``"own"`` or ``"null"``.
+    """
+    from cellfm.bench.drug_cells import WORLDS, simulated_drugs
+
+    return simulated_drugs(next(name for name in WORLDS if name == world))
+
+
 BUILT_IN: Mapping[str, Callable[[], Dataset]] = {
     "simulated-types": simulated_types,
     "simulated-batches": simulated_batches,
     "pbmc68k_reduced": pbmc68k_reduced,
+    **{
+        f"simulated-perturbations-{world}": partial(simulated_perturbations, world)
+        for world in ("additive", "epistatic", "context", "null")
+    },
+    **{
+        f"simulated-drugs-{world}": partial(simulated_drugs, world)
+        for world in ("class", "own", "null")
+    },
 }
 """Datasets that need no file."""
 

@@ -13,6 +13,9 @@ TASKS: Mapping[str, str] = {
     "integration": "cellfm.bench.tasks.integration",
     "denoising": "cellfm.bench.tasks.denoising",
     "recovery": "cellfm.bench.tasks.recovery",
+    "drugs": "cellfm.bench.tasks.drugs",
+    "perturbation": "cellfm.bench.tasks.perturbation",
+    "reverse": "cellfm.bench.tasks.reverse",
 }
 """Name → module with ``TASK``."""
 

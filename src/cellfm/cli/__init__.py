@@ -96,6 +96,36 @@ reference.command(
     help="Find the cells of a reference index that are most like a cell.",
 )
 
+perturb = _group(
+    "perturb", "Learn from perturbation screens, predict perturbations, and search them."
+)
+perturb.command(
+    "cellfm.cli.perturb:train",
+    help="Learn what genetic perturbations do from a screen, and measure how well unseen ones are predicted.",
+)
+perturb.command(
+    "cellfm.cli.perturb:predict",
+    help="Predict counts of cells under perturbations, each from a real control cell.",
+)
+perturb.command(
+    "cellfm.cli.perturb:reverse",
+    help="Rank perturbations, alone and in pairs, by how far they would move cells towards a state.",
+)
+perturb.command(
+    "cellfm.cli.perturb_drugs:train_drugs",
+    name="train-drugs",
+    help="Learn what drugs do to cells, and print how well held-out drugs, doses or contexts are predicted, beside simple methods.",
+)
+perturb.command(
+    "cellfm.cli.perturb_drugs:predict_drugs",
+    name="predict-drugs",
+    help="Predict what untreated cells would be under a drug.",
+)
+perturb.command(
+    "cellfm.cli.perturb_screen:screen",
+    help="Delete or raise genes in the input of real cells, one at a time, and write how the state of the cell moves.",
+)
+
 weights = _group("weights", "Make, convert and inspect weights folders.")
 weights.command(
     "cellfm.cli.weights:import_",

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
+from cellfm.cli.console import print_table, say
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -187,7 +189,7 @@ def annotate(  # noqa: PLR0913 - the parameters of tl.annotate_file
         from cellfm import pl
 
         written.append(pl.annotation_report(result, report))
-    _print(f"wrote {', '.join(map(str, written))}")
+    say(f"wrote {', '.join(map(str, written))}")
 
 
 @app.command
@@ -315,9 +317,7 @@ def train(  # noqa: PLR0913 - the parameters of tl.train_annotator_file
     for column in annotator.columns:
         _print_metrics(column.labels.name, column.tables["metrics"])
     size = sum(path.stat().st_size for path in out.iterdir())
-    _print(
-        f"wrote {out}: {size / 2**20:.1f} MiB, bound to the weights {annotator.model.hash[:12]}…"
-    )
+    say(f"wrote {out}: {size / 2**20:.1f} MiB, bound to the weights {annotator.model.hash[:12]}…")
 
 
 def _tune(epochs: int | None) -> "TuneConfig":
@@ -327,15 +327,15 @@ def _tune(epochs: int | None) -> "TuneConfig":
 
 
 def _show(result: "AnnotationResult") -> None:
-    _print(result.gene_report)
+    say(result.gene_report)
     for column in result.columns:
         _print_metrics(column.name, column.metrics)
         if column.confusion is not None and column.confusion_pca is not None:
-            _print_table(f"{column.name}: query cells by truth and label", column.confusion)
-            _print_table(f"{column.name}: the same by PCA-50 + LR", column.confusion_pca)
+            print_table(f"{column.name}: query cells by truth and label", column.confusion)
+            print_table(f"{column.name}: the same by PCA-50 + LR", column.confusion_pca)
         table = column.abstentions.set_index("label")
         table["share_unknown"] = [f"{share:.1%}" for share in table["share_unknown"]]
-        _print_table(f"{column.name}: query cells by best label, and those left unknown", table)
+        print_table(f"{column.name}: query cells by best label, and those left unknown", table)
 
 
 _SHORT = {
@@ -354,25 +354,4 @@ def _print_metrics(name: str, metrics: "pd.DataFrame") -> None:
     text = rows.map(lambda value: "" if value != value else f"{value:.3f}")  # noqa: PLR0124 - NaN
     text["cells"] = [f"{int(n):,}" for n in rows["cells"]]
     text.index = metrics["data"] + ", " + metrics["method"]
-    _print_table(f"{name}: labels before abstaining, calibration, unknown cells", text)
-
-
-def _print_table(title: str, table: "pd.DataFrame") -> None:
-    from rich import box
-    from rich.table import Table
-
-    from cellfm.cli.console import table_console
-
-    shown = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
-    shown.add_column(str(table.index.name or ""), no_wrap=True)
-    for name in table.columns:
-        shown.add_column(str(name).replace("_", " "), justify="right")
-    for label, row in zip(table.index, table.to_numpy().tolist(), strict=True):
-        shown.add_row(str(label), *map(str, row))
-    table_console().print(shown)
-
-
-def _print(text: str) -> None:
-    from rich.console import Console
-
-    Console(highlight=False, markup=False, soft_wrap=True).print(text)
+    print_table(f"{name}: labels before abstaining, calibration, unknown cells", text)

@@ -5,5 +5,16 @@ from cellfm.pl._confusion import confusion
 from cellfm.pl._corpus import corpus
 from cellfm.pl._curve import learning_curve
 from cellfm.pl._embedding import embedding
+from cellfm.pl._perturbation import perturbation_deltas, perturbation_report
+from cellfm.pl._screen import screen
 
-__all__ = ["annotation_report", "confusion", "corpus", "embedding", "learning_curve"]
+__all__ = [
+    "annotation_report",
+    "confusion",
+    "corpus",
+    "embedding",
+    "learning_curve",
+    "perturbation_deltas",
+    "perturbation_report",
+    "screen",
+]

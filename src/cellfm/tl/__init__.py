@@ -4,6 +4,8 @@ from cellfm.tl._annotate import AnnotatedColumn, AnnotationResult, annotate, tra
 from cellfm.tl._annotator import Annotator
 from cellfm.tl._annotator_file import annotate_file, train_annotator_file
 from cellfm.tl._denoise import DenoiseSummary, denoise, denoise_file
+from cellfm.tl._drug_model import DrugModel
+from cellfm.tl._drugs import train_drugs
 from cellfm.tl._embed import embed, gene_embeddings
 from cellfm.tl._embed_file import EmbedSummary, embed_file
 from cellfm.tl._integrate import integrate
@@ -11,8 +13,10 @@ from cellfm.tl._integrate_file import IntegrateSummary, integrate_file
 from cellfm.tl._map import map_to_reference, search
 from cellfm.tl._map_file import MapSummary, map_file
 from cellfm.tl._markers import marker_genes
+from cellfm.tl._perturb import PerturbationModel, train_perturbation
 from cellfm.tl._pretrain import pretrain, pretrain_file
 from cellfm.tl._reference_build import build_reference
+from cellfm.tl._screen import screen
 from cellfm.tl._whiten import fit_whitening
 
 __all__ = [
@@ -20,9 +24,11 @@ __all__ = [
     "AnnotationResult",
     "Annotator",
     "DenoiseSummary",
+    "DrugModel",
     "EmbedSummary",
     "IntegrateSummary",
     "MapSummary",
+    "PerturbationModel",
     "annotate",
     "annotate_file",
     "build_reference",
@@ -39,7 +45,10 @@ __all__ = [
     "marker_genes",
     "pretrain",
     "pretrain_file",
+    "screen",
     "search",
     "train_annotator",
     "train_annotator_file",
+    "train_drugs",
+    "train_perturbation",
 ]

@@ -1,6 +1,6 @@
 """A trained annotator: probes or a tuned network with thresholds, and PCA + logistic regression beside them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cellfm._version import __version__
 from cellfm.corpus.adata import anndata_source, gene_names_of
 from cellfm.errors import CellFMError, WeightsError
 from cellfm.genes import GeneReport
@@ -26,9 +25,11 @@ from cellfm.tl._annotator_heads import (
 )
 from cellfm.tl._annotator_judge import Judge
 from cellfm.tl._annotator_score import Calls
+from cellfm.tl._bound_weights import check_weights, describe_weights, weights_of
 from cellfm.tl._classical import Linear, Profiles
 from cellfm.tl._labels import Labels
-from cellfm.tl._states import EmbedOptions, as_model
+from cellfm.tl._states import EmbedOptions
+from cellfm.tl._stored_table import as_list, as_mapping, from_json, to_json
 from cellfm.weights.artifact import DESCRIPTION, Artifact, load_artifact, save_artifact
 from cellfm.weights.folder import Pretrained
 
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 KIND = "annotator"
 PCA_ROWS = 8192  # cells whose variable genes are dense in memory at a time
-N_SHOWN = 12  # characters of a hash in a message
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -179,12 +179,7 @@ class Annotator:
         WeightsError
             They are others.
         """
-        mine = {
-            "weights_hash": self.model.hash,
-            "vocabulary_hash": self.model.vocabulary.hash,
-            "weights": self.model.path,
-        }
-        _check_weights(model, mine, "This annotator")
+        check_weights(model, describe_weights(self.model), who="This annotator", kind=KIND)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> str:
         """Write an artifact folder, complete or not at all, and return the SHA-256 of its tensors.
@@ -215,10 +210,7 @@ class Annotator:
         for number, column in enumerate(self.columns):
             tensors |= {f"column.{number}.{key}": value for key, value in _tensors(column).items()}
         description = {
-            "cellfm_version": __version__,
-            "weights_hash": self.model.hash,
-            "weights": None if self.model.path is None else str(self.model.path.resolve()),
-            "vocabulary_hash": self.model.vocabulary.hash,
+            **describe_weights(self.model),
             "strength": self.strength,
             "scorer": self.scorer.description(),
             "genes": list(self.profiles.genes),
@@ -254,8 +246,8 @@ class Annotator:
             The folder is no annotator or damaged, or the weights are others than those it was trained with.
         """
         artifact = load_artifact(folder, kind=KIND)
-        weights = _weights(model, artifact.description.get("weights"), device)
-        _check_weights(weights, artifact.description, str(folder))
+        weights = weights_of(model, artifact.description, device)
+        check_weights(weights, artifact.description, who=str(folder), kind=KIND)
         try:
             return cls._of_artifact(artifact, weights)
         except KeyError as error:
@@ -269,23 +261,23 @@ class Annotator:
         restore = FrozenScorer.restore if strength in ("knn", "linear") else TunedScorer.restore
         tensors = artifact.tensors
         profiles = part_of(tensors, "profiles.")
-        outside = _list(description["genes_outside"])
+        outside = as_list(description["genes_outside"])
         return cls(
             model=weights,
             strength=strength,
-            scorer=restore(weights, tensors, _mapping(description["scorer"])),
+            scorer=restore(weights, tensors, as_mapping(description["scorer"])),
             genes=reference_genes(part_of(tensors, "reference.")["token"].numpy(), outside),
             profiles=Profiles(
-                genes=tuple(map(str, _list(description["genes"]))),
+                genes=tuple(map(str, as_list(description["genes"]))),
                 mean=profiles["mean"].numpy(),
                 components=profiles["components"].numpy(),
             ),
             columns=tuple(
-                _column(_mapping(fields), part_of(tensors, f"column.{number}."))
-                for number, fields in enumerate(_list(description["columns"]))
+                _column(as_mapping(fields), part_of(tensors, f"column.{number}."))
+                for number, fields in enumerate(as_list(description["columns"]))
             ),
-            reference=_mapping(description["reference"]),
-            notes=tuple(map(str, _list(description["notes"]))),
+            reference=as_mapping(description["reference"]),
+            notes=tuple(map(str, as_list(description["notes"]))),
         )
 
 
@@ -339,31 +331,6 @@ def principal_scores(
     return np.concatenate(parts)
 
 
-def _weights(
-    model: Pretrained | str | Path | None, recorded: object, device: str | None
-) -> Pretrained:
-    if model is None and isinstance(recorded, str) and Path(recorded).is_dir():
-        return as_model(recorded, device)
-    return as_model(model, device)
-
-
-def _check_weights(model: Pretrained, description: Mapping[str, object], who: str) -> None:
-    """Refuse weights the annotator was not trained with."""
-    pairs = (
-        ("weights", str(description["weights_hash"]), model.hash),
-        ("gene list", str(description["vocabulary_hash"]), model.vocabulary.hash),
-    )
-    for what, expected, found in pairs:
-        if expected != found:
-            was = description.get("weights") or "weights in memory"
-            msg = (
-                f"{who} is the wrong annotator for the weights {model.path or 'in memory'}: it was trained with the {what} "
-                f"{expected[:N_SHOWN]}… ({was}), and these have {found[:N_SHOWN]}…. Give the weights it was trained with, or train "
-                "it again with these."
-            )
-            raise WeightsError(msg)
-
-
 def _tensors(column: ColumnModel) -> dict[str, Tensor]:
     parts = {
         "judge": column.judge.tensors(),
@@ -385,12 +352,12 @@ def _describe(column: ColumnModel) -> dict[str, object]:
         "judge": column.judge.description(),
         "pca_judge": column.pca_judge.description(),
         "pca_strength": column.pca.strength,
-        "tables": {name: _to_json(table) for name, table in column.tables.items()},
+        "tables": {name: to_json(table) for name, table in column.tables.items()},
     }
 
 
 def _column(fields: Mapping[str, object], tensors: Mapping[str, Tensor]) -> ColumnModel:
-    classes = tuple(map(str, _list(fields["classes"])))
+    classes = tuple(map(str, as_list(fields["classes"])))
     separator = fields["separator"]
     assert separator is None or isinstance(separator, str)
     judges = {}
@@ -400,7 +367,7 @@ def _column(fields: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Colu
             for key, tensor in tensors.items()
             if key.startswith(f"{name}.")
         }
-        judges[name] = Judge.restore(_mapping(fields[name]), arrays)
+        judges[name] = Judge.restore(as_mapping(fields[name]), arrays)
     return ColumnModel(
         labels=Labels(
             name=str(fields["name"]),
@@ -411,46 +378,8 @@ def _column(fields: Mapping[str, object], tensors: Mapping[str, Tensor]) -> Colu
         ),
         pca=linear_of(part_of(tensors, "pca."), strength=float(str(fields["pca_strength"]))),
         tables={
-            name: _from_json(_mapping(table)) for name, table in _mapping(fields["tables"]).items()
+            name: from_json(as_mapping(table))
+            for name, table in as_mapping(fields["tables"]).items()
         },
         **judges,
     )
-
-
-def _to_json(table: "pd.DataFrame") -> dict[str, object]:
-    """Return a table as JSON can hold it; NaN becomes null."""
-    values = [
-        [None if value != value else value for value in row]  # noqa: PLR0124 - NaN alone is not itself
-        for row in table.astype(object).to_numpy().tolist()
-    ]
-    return {
-        "index": list(map(str, table.index)),
-        "columns": list(map(str, table.columns)),
-        "names": [table.index.name, table.columns.name],
-        "values": values,
-    }
-
-
-def _from_json(stored: Mapping[str, object]) -> "pd.DataFrame":
-    import pandas as pd
-
-    columns = list(map(str, _list(stored["columns"])))
-    rows = [
-        [float("nan") if value is None else value for value in _list(row)]
-        for row in _list(stored["values"])
-    ]
-    table = pd.DataFrame(rows, index=list(map(str, _list(stored["index"]))), columns=columns)
-    table.index.name, table.columns.name = (
-        None if name is None else str(name) for name in _list(stored["names"])
-    )
-    return table.infer_objects()
-
-
-def _mapping(value: object) -> Mapping[str, object]:
-    assert isinstance(value, Mapping)
-    return value
-
-
-def _list(value: object) -> Sequence[object]:
-    assert isinstance(value, list)
-    return value

@@ -158,6 +158,30 @@ def new(preset: str, vocabulary: Vocabulary, seed: int = 0) -> Pretrained:
     )
 
 
+def random_twin(model: Pretrained, *, seed: int) -> Pretrained:
+    """Return the same architecture and genes with random weights: the control of every claim about what pretraining gives.
+
+    Parameters
+    ----------
+    model
+        Weights.
+    seed
+        Of the random weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    network = initialise(CellFM(model.network.config), generator).eval()
+    name = f"random weights of seed {seed} for {model.hash}"
+    # The whitening of the trained weights says nothing of these.
+    return replace(
+        model,
+        network=network.to(model.network.cls.device),
+        hash=name,
+        provenance={"source": name},
+        path=None,
+        whitening=None,
+    )
+
+
 def find(path_or_name: str | Path) -> Path:
     """Return the weights folder of a path or name: here, in the cache folder, or in the package."""
     path = Path(path_or_name).expanduser()

@@ -19,6 +19,7 @@ from cellfm.tl._classical import Profiles
 from cellfm.tl._embed import match_genes
 from cellfm.tl._states import EmbedOptions, Pool, default_pool
 from cellfm.tl._whiten import LEAST_CELLS_FOR_EACH, whitening_on
+from cellfm.weights.folder import random_twin
 from cellfm.weights.whitening import Whitening
 
 if TYPE_CHECKING:
@@ -121,33 +122,10 @@ def random_weights(case: Case, context: Context) -> "NDArray[np.float32]":
     context
         With the model.
     """
-    model = twin(context.model, case.seed)
+    model = random_twin(context.model, seed=case.seed)
     if pool_of(context.model) == "whitened":
         model = _whitened(case, context, model)
     return _represent(case, context.states.frozen(case, model, pool=pool_of(model)))
-
-
-def twin(model: "Pretrained", seed: int) -> "Pretrained":
-    """Return the same architecture and genes with random weights.
-
-    Parameters
-    ----------
-    model
-        Weights.
-    seed
-        Of the random weights.
-    """
-    import torch
-
-    from cellfm.nn import CellFM, initialise
-
-    network = initialise(CellFM(model.network.config), torch.Generator().manual_seed(seed)).eval()
-    name = f"random weights of seed {seed} for {model.hash}"
-    provenance = {"source": name}
-    # The whitening of the trained weights says nothing of these.
-    return replace(
-        model, network=network, hash=name, provenance=provenance, path=None, whitening=None
-    )
 
 
 def pca(case: Case, context: Context) -> "NDArray[np.float32]":

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 
-from cellfm.bench.methods.embeddings import twin
 from cellfm.bench.task import Answer, Case, Context, Method
 from cellfm.tl._integrate import integrated_states
 from cellfm.tl._integrate_batch import Batches, batches_of, centred
 from cellfm.tl._integrate_tune import IntegrateTuning
 from cellfm.tl._states import EmbedOptions, Pool
+from cellfm.weights.folder import random_twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,14 +49,14 @@ def _frozen(pool: Pool, *, centre: bool) -> _Run:
 
 
 def _random_twin(case: Case, context: Context) -> Answer:
-    states = context.states.frozen(case, twin(context.model, context.seed), pool="cls")
+    states = context.states.frozen(case, random_twin(context.model, seed=context.seed), pool="cls")
     return _answer(centred(states, _batches(case)))
 
 
 def _finetuned(*, random_start: bool = False, **changes: float | str) -> _Run:
     def run(case: Case, context: Context) -> Answer:
         tuning = IntegrateTuning(**{"seed": context.seed, **changes})  # type: ignore[arg-type]
-        model = twin(context.model, context.seed) if random_start else context.model
+        model = random_twin(context.model, seed=context.seed) if random_start else context.model
         states, _, tuned = integrated_states(
             case.adata,
             model,

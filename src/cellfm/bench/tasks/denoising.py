@@ -10,11 +10,11 @@ import numpy as np
 
 from cellfm.bench.datasets import Dataset
 from cellfm.bench.methods import imputers
-from cellfm.bench.methods.embeddings import twin
 from cellfm.bench.metrics.recovery import UNIT, cell_log_errors, cell_poisson_losses
 from cellfm.bench.resample import resample
 from cellfm.bench.task import Answer, Case, Context, Method, Metric, Outcome, Role, Score
 from cellfm.errors import DataError
+from cellfm.weights.folder import random_twin
 
 if TYPE_CHECKING:
     from anndata import AnnData
@@ -213,7 +213,7 @@ def denoised(adata: "AnnData", model: "Pretrained", *, output: "Output", own: bo
 
 def _cellfm(output: "Output", *, own: bool, random: bool = False) -> Callable[[Case, Context], Answer]:  # fmt: skip
     def run(case: Case, context: Context) -> Answer:
-        model = twin(context.model, case.seed) if random else context.model
+        model = random_twin(context.model, seed=case.seed) if random else context.model
         return denoised(case.adata, model, output=output, own=own, seed=context.seed)
 
     return run

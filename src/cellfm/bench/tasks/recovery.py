@@ -14,7 +14,6 @@ import numpy as np
 
 from cellfm.bench.datasets import Dataset
 from cellfm.bench.methods import imputers
-from cellfm.bench.methods.embeddings import twin
 from cellfm.bench.metrics.recovery import gene_r2, grouped_pearson
 from cellfm.bench.resample import N_DRAWS
 from cellfm.bench.task import Answer, Case, Context, Method, Metric, Outcome, Role, Score, Setting
@@ -23,6 +22,7 @@ from cellfm.corpus.mask import mask_cells
 from cellfm.corpus.ragged import cell_totals, log_values
 from cellfm.corpus.split import TEST, split_cells
 from cellfm.errors import DataError
+from cellfm.weights.folder import random_twin
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -375,7 +375,7 @@ def network_values(view: RecoveryCase, model: "Pretrained", decoder: str) -> Ans
 
 def _network(decoder: str, *, random: bool = False) -> Callable[[Case, Context], Answer]:
     def run(case: Case, context: Context) -> Answer:
-        model = twin(context.model, case.seed) if random else context.model
+        model = random_twin(context.model, seed=case.seed) if random else context.model
         return network_values(_view(case), model, decoder)
 
     return run
