@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
-    from cellfm.tl._drug_judge import DrugScore
+    from cellfm.tl._drug.judge import DrugScore
 
 
 def train_drugs(  # noqa: PLR0913 - the parameters of tl.train_drugs
@@ -93,7 +93,7 @@ def train_drugs(  # noqa: PLR0913 - the parameters of tl.train_drugs
     """
     from cellfm.cli.progress import stage_bars
     from cellfm.corpus.adata import read_h5ad
-    from cellfm.tl._drugs import train_drugs as train
+    from cellfm.tl._drug.train import train_drugs as train
     from cellfm.weights.atomic import refuse_existing
 
     refuse_existing(out, overwrite=overwrite)
@@ -185,7 +185,7 @@ def predict_drugs(  # noqa: PLR0913 - the parameters of DrugModel.predict
     cellfm perturb predict-drugs drugs untreated.h5ad treated.h5ad --drug aspirin --dose 10 --smiles "CC(=O)Oc1ccccc1C(=O)O"
     """
     from cellfm.corpus.adata import read_h5ad
-    from cellfm.tl._drug_model import DrugModel
+    from cellfm.tl._drug.model import DrugModel
     from cellfm.weights.atomic import refuse_existing, replacing
 
     refuse_existing(target, overwrite=overwrite)

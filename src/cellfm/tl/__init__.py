@@ -4,8 +4,8 @@ from cellfm.tl._annotate import AnnotatedColumn, AnnotationResult, annotate, tra
 from cellfm.tl._annotator import Annotator
 from cellfm.tl._annotator_file import annotate_file, train_annotator_file
 from cellfm.tl._denoise import DenoiseSummary, denoise, denoise_file
-from cellfm.tl._drug_model import DrugModel
-from cellfm.tl._drugs import train_drugs
+from cellfm.tl._drug.model import DrugModel
+from cellfm.tl._drug.train import train_drugs
 from cellfm.tl._embed import embed, gene_embeddings
 from cellfm.tl._embed_file import EmbedSummary, embed_file
 from cellfm.tl._integrate import integrate
@@ -13,10 +13,10 @@ from cellfm.tl._integrate_file import IntegrateSummary, integrate_file
 from cellfm.tl._map import map_to_reference, search
 from cellfm.tl._map_file import MapSummary, map_file
 from cellfm.tl._markers import marker_genes
-from cellfm.tl._perturb import PerturbationModel, train_perturbation
+from cellfm.tl._perturb.model import PerturbationModel, train_perturbation
 from cellfm.tl._pretrain import pretrain, pretrain_file
 from cellfm.tl._reference_build import build_reference
-from cellfm.tl._screen import screen
+from cellfm.tl._screen.screen import screen
 from cellfm.tl._whiten import fit_whitening
 
 __all__ = [

@@ -18,7 +18,7 @@ from cellfm.bench.tasks.screens import PerturbationCase
 from cellfm.corpus.simulate import PerturbationConfig, SimulationConfig, simulate
 from cellfm.errors import DataError
 from cellfm.genes import Vocabulary
-from cellfm.tl._responses import Responses
+from cellfm.tl._response.responses import Responses
 from cellfm.weights.folder import new
 
 WORLD = SimulationConfig(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cellfm.errors import DataError
-from cellfm.tl._collapse import THRESHOLD, collapse
+from cellfm.tl._response.collapse import THRESHOLD, collapse
 
 N_CONDITIONS, N_GENES, NOISE = 30, 80, 0.1
 

@@ -3,7 +3,7 @@ import pytest
 from scipy import sparse
 
 from cellfm.errors import DataError
-from cellfm.tl._context_transfer import sensitivity, transfer_ratio, transfer_response
+from cellfm.tl._response.transfer import sensitivity, transfer_ratio, transfer_response
 
 
 def cells(rate: np.ndarray, seed: int = 0, n: int = 4000) -> sparse.csr_matrix:

@@ -8,9 +8,9 @@ from scipy import sparse
 
 from cellfm.errors import ConfigError, CountsError, DataError
 from cellfm.genes import Vocabulary
-from cellfm.tl._drug_data import DrugOptions, Treatment, fold_treatments, read_drugs, units_of
-from cellfm.tl._drug_features import DrugFeatures, fingerprint, read_smiles
-from cellfm.tl._drug_responses import DrugResponses, control_halves, fitted_and_truth
+from cellfm.tl._drug.data import DrugOptions, Treatment, fold_treatments, read_drugs, units_of
+from cellfm.tl._drug.features import DrugFeatures, fingerprint, read_smiles
+from cellfm.tl._drug.responses import DrugResponses, control_halves, fitted_and_truth
 from tests.unit.tl.conftest import SYMBOLS
 
 VOCABULARY = Vocabulary.from_symbols(SYMBOLS)

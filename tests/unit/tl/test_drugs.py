@@ -5,15 +5,15 @@ import pytest
 from anndata import AnnData
 
 from cellfm.errors import ConfigError, DataError, OutputExistsError, WeightsError
-from cellfm.tl._drug_baselines import BASELINES, DrugTraining, TreatmentErrors
-from cellfm.tl._drug_data import Treatment, units_of
-from cellfm.tl._drug_features import DrugFeatures
-from cellfm.tl._drug_head import DrugHead, orthonormal
-from cellfm.tl._drug_judge import OURS, SHUFFLED, judge_folds, shuffled
-from cellfm.tl._drug_model import DrugModel
-from cellfm.tl._drug_responses import Contexts, DrugResponses
-from cellfm.tl._drug_transport import CellMap, CellPairs, Latent
-from cellfm.tl._drugs import train_drugs
+from cellfm.tl._drug.baselines import BASELINES, DrugTraining, TreatmentErrors
+from cellfm.tl._drug.data import Treatment, units_of
+from cellfm.tl._drug.features import DrugFeatures
+from cellfm.tl._drug.head import DrugHead, orthonormal
+from cellfm.tl._drug.judge import OURS, SHUFFLED, judge_folds, shuffled
+from cellfm.tl._drug.model import DrugModel
+from cellfm.tl._drug.responses import Contexts, DrugResponses
+from cellfm.tl._drug.train import train_drugs
+from cellfm.tl._drug.transport import CellMap, CellPairs, Latent
 from cellfm.weights.folder import Pretrained
 from tests.unit.tl.test_drug_data import treated
 
@@ -76,7 +76,7 @@ def test_left_out_blocks_in_closed_form() -> None:
     made, features, contexts = responses(alike=True)
     block = units_of(made.treatments, "drug")
     head = replace(DrugHead.fit(made, features, contexts, block=block), target=made.delta)
-    from cellfm.tl._drug_head import combine
+    from cellfm.tl._drug.head import combine
 
     kernel = combine(head._parts(made.treatments, contexts, {}), head.weights)
     fast = head._left_out(kernel, 0.3, [np.flatnonzero(block == b) for b in np.unique(block)])
@@ -201,7 +201,7 @@ def test_refusals(cells, model, tmp_path) -> None:
 
 def test_judge_predicts_only_what_is_held_out() -> None:
     made, features, contexts = responses(alike=True)
-    from cellfm.tl._drug_data import fold_treatments
+    from cellfm.tl._drug.data import fold_treatments
 
     splits = fold_treatments(made.treatments, "drug")
     seen: list[tuple[set[str], set[str]]] = []

@@ -12,12 +12,11 @@ from cellfm.corpus.conditions import Condition
 from cellfm.corpus.simulate import PerturbationConfig, SimulationConfig, simulate
 from cellfm.errors import ConfigError, DataError, OutputExistsError, WeightsError
 from cellfm.genes import Vocabulary
-from cellfm.tl._gene_features import GeneFeatures
-from cellfm.tl._perturb import PerturbationModel, train_perturbation
-from cellfm.tl._perturb_data import PerturbOptions, read_perturbations
-from cellfm.tl._perturb_judge import CANDIDATE, CEILING, TWIN, verdict
-from cellfm.tl._perturb_transfer import MOVED, SAME
-from cellfm.tl._response_baselines import (
+from cellfm.tl._perturb.contexts import MOVED, SAME
+from cellfm.tl._perturb.data import PerturbOptions, read_perturbations
+from cellfm.tl._perturb.judge import CANDIDATE, CEILING, TWIN, verdict
+from cellfm.tl._perturb.model import PerturbationModel, train_perturbation
+from cellfm.tl._response.baselines import (
     BASELINES,
     additive,
     bilinear,
@@ -30,8 +29,9 @@ from cellfm.tl._response_baselines import (
     perturbed_mean,
     principal,
 )
-from cellfm.tl._response_kernel import Interaction, choose_kernel, fit_kernel, kernels_of
-from cellfm.tl._responses import Responses
+from cellfm.tl._response.gene_features import GeneFeatures
+from cellfm.tl._response.kernel import Interaction, choose_kernel, fit_kernel, kernels_of
+from cellfm.tl._response.responses import Responses
 from cellfm.weights.folder import Pretrained, new
 
 

@@ -6,9 +6,9 @@ from scipy import sparse
 
 from cellfm.corpus.conditions import Condition
 from cellfm.errors import CountsError, DataError
-from cellfm.tl._log_counts import log_values
-from cellfm.tl._perturb_data import PerturbOptions, read_perturbations
-from cellfm.tl._responses import Responses
+from cellfm.tl._perturb.data import PerturbOptions, read_perturbations
+from cellfm.tl._response.log_counts import log_values
+from cellfm.tl._response.responses import Responses
 from cellfm.weights.folder import Pretrained
 
 GENES = ("ACTB", "GAPDH", "CD3E", "MS4A1", "LYZ", "NKG7")

@@ -4,7 +4,7 @@ from scipy.sparse import csr_matrix
 from scipy.spatial.distance import cdist
 
 from cellfm.errors import CountsError, DataError
-from cellfm.tl._response_cells import GeneRates, sample_cells
+from cellfm.tl._response.cells import GeneRates, sample_cells
 
 N_CELLS, N_GENES = 600, 60
 CLOSE = 0.005
@@ -189,7 +189,7 @@ def test_same_seed_same_cells(control, delta) -> None:
 
 
 def test_blocks_of_genes_do_not_matter_to_the_result(control, delta, monkeypatch) -> None:
-    from cellfm.tl import _response_cells
+    from cellfm.tl._response import cells as _response_cells
 
     monkeypatch.setattr(_response_cells, "BLOCK", 7 * N_CELLS)
     found = sample_cells(control, delta, rng=np.random.default_rng(0))

@@ -8,7 +8,7 @@ import pytest
 from anndata import AnnData
 from scipy.sparse import csr_matrix, vstack
 
-from cellfm.tl._response_cells import sample_cells
+from cellfm.tl._response.cells import sample_cells
 
 N_GENES, N_CELLS = 50, 150
 GENES = [f"G{i}" for i in range(N_GENES)]

@@ -9,10 +9,10 @@ from cellfm.corpus.conditions import Condition
 from cellfm.errors import ConfigError, DataError, WeightsError
 from cellfm.genes import Vocabulary
 from cellfm.nn.response_graph import FOCUS
-from cellfm.tl._gene_features import GeneFeatures
-from cellfm.tl._response_graph import GraphPredictor, fit_graph_head
-from cellfm.tl._response_graph_inputs import GraphConfig, GraphInputs
-from cellfm.tl._responses import Responses
+from cellfm.tl._response.gene_features import GeneFeatures
+from cellfm.tl._response.graph import GraphPredictor, fit_graph_head
+from cellfm.tl._response.graph_inputs import GraphConfig, GraphInputs
+from cellfm.tl._response.responses import Responses
 
 N_GENES, N_TARGETS, DIM, RANK = 30, 60, 12, 3
 GENES = tuple(f"GENE{i}" for i in range(N_GENES))

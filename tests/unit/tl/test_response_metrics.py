@@ -9,10 +9,9 @@ from anndata import AnnData
 from scipy import sparse
 
 from cellfm.errors import DataError
-from cellfm.tl import _response_genes as genewise
-from cellfm.tl import _response_metrics as metrics
-from cellfm.tl._population_metrics import CELLOT_GAMMAS, e_distance, mmd
-from cellfm.tl._response_scores import METRICS, Truth, score_responses, target_genes
+from cellfm.tl._response import genewise, metrics
+from cellfm.tl._response.population import CELLOT_GAMMAS, e_distance, mmd
+from cellfm.tl._response.scores import METRICS, Truth, score_responses, target_genes
 
 N_CONDITIONS, N_GENES = 12, 60
 

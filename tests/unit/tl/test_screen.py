@@ -16,7 +16,7 @@ from cellfm.errors import ConfigError, DataError, WeightsError
 from cellfm.genes import Vocabulary
 from cellfm.genes.table import GeneTable
 from cellfm.nn import CellFM, initialise
-from cellfm.tl._screen_null import Standing, matched_genes
+from cellfm.tl._screen.null import Standing, matched_genes
 from cellfm.weights.folder import Pretrained
 from cellfm.weights.whitening import Whitening
 

@@ -9,11 +9,11 @@ import numpy as np
 from cellfm.bench.task import Answer, Case, Context
 from cellfm.corpus.conditions import Condition
 from cellfm.genes import resolve
-from cellfm.tl._gene_features import GeneFeatures, Kind
-from cellfm.tl._perturb_data import PerturbData
-from cellfm.tl._response_baselines import BASELINES, Prediction
-from cellfm.tl._response_kernel import choose_kernel, fit_kernel
-from cellfm.tl._responses import Responses
+from cellfm.tl._perturb.data import PerturbData
+from cellfm.tl._response.baselines import BASELINES, Prediction
+from cellfm.tl._response.gene_features import GeneFeatures, Kind
+from cellfm.tl._response.kernel import choose_kernel, fit_kernel
+from cellfm.tl._response.responses import Responses
 from cellfm.weights.folder import random_twin
 
 Ask = Callable[[Responses, GeneFeatures, Sequence[Condition]], tuple[Prediction, tuple[str, ...]]]
@@ -144,7 +144,7 @@ def baseline(name: str) -> Ask:
     Parameters
     ----------
     name
-        Of :data:`cellfm.tl._response_baselines.BASELINES`.
+        Of :data:`cellfm.tl._response.baselines.BASELINES`.
     """
 
     def ask(
@@ -206,6 +206,6 @@ def graph(
     asked
         What to predict.
     """
-    from cellfm.tl._response_graph import fit_graph_head
+    from cellfm.tl._response.graph import fit_graph_head
 
     return fit_graph_head(train, features).predict(asked), ()

@@ -20,8 +20,8 @@ from cellfm.bench.task import Answer, Case, Context, Method, Metric, Outcome, Ro
 from cellfm.corpus.split import TEST
 from cellfm.errors import ConfigError, DataError
 from cellfm.genes import Vocabulary
-from cellfm.tl._drug_baselines import BASELINES, DrugTraining, TreatmentErrors, top_genes
-from cellfm.tl._drug_data import (
+from cellfm.tl._drug.baselines import BASELINES, DrugTraining, TreatmentErrors, top_genes
+from cellfm.tl._drug.data import (
     DrugData,
     DrugOptions,
     HoldOut,
@@ -31,18 +31,18 @@ from cellfm.tl._drug_data import (
     read_drugs,
     units_of,
 )
-from cellfm.tl._drug_features import DrugFeatures
-from cellfm.tl._drug_judge import Predict, drug_weights, head_predictor, shuffled
-from cellfm.tl._drug_responses import (
+from cellfm.tl._drug.features import DrugFeatures
+from cellfm.tl._drug.judge import Predict, drug_weights, head_predictor, shuffled
+from cellfm.tl._drug.responses import (
     Contexts,
     DrugResponses,
     control_halves,
     fitted_and_truth,
 )
-from cellfm.tl._drug_transport import CellMap, CellPairs, Latent, dense_values, gaussian_map
-from cellfm.tl._drugs import DrugCells, drug_of, fit_map, gene_spaces, structures
+from cellfm.tl._drug.train import DrugCells, drug_of, fit_map, gene_spaces, structures
+from cellfm.tl._drug.transport import CellMap, CellPairs, Latent, dense_values, gaussian_map
 from cellfm.tl._embed import match_genes
-from cellfm.tl._population_metrics import e_distance, mmd
+from cellfm.tl._response.population import e_distance, mmd
 from cellfm.tl._states import EmbedOptions, default_pool
 from cellfm.weights.folder import random_twin
 

@@ -25,9 +25,9 @@ from cellfm.bench.tasks.screens import (
     screen_views,
 )
 from cellfm.errors import DataError
-from cellfm.tl._collapse import collapse
-from cellfm.tl._response_scores import METRICS as RESPONSE_METRICS
-from cellfm.tl._response_scores import Truth, score_responses
+from cellfm.tl._response.collapse import collapse
+from cellfm.tl._response.scores import METRICS as RESPONSE_METRICS
+from cellfm.tl._response.scores import Truth, score_responses
 
 if TYPE_CHECKING:
     import pandas as pd

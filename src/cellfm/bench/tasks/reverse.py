@@ -4,7 +4,7 @@ The query is the mean response of half of the cells of a perturbation that nothi
 where it has pairs, all their pairs are candidates. Ranks are among those that are not in the training part: what a method was fitted on
 it knows by heart, and a query that is like none of it is thereby known to be new, whichever it is; a predictor of the mean alone would
 be far above chance. The ranks among all candidates, as scGPT and CellFM print them, are in the metrics ``all_…``. A method predicts the response of each candidate; candidates are ranked by the
-cosine to the query without any perturbed gene (:mod:`cellfm.tl._perturb_reverse`). The ceiling has the other half of the cells of every
+cosine to the query without any perturbed gene (:mod:`cellfm.tl._perturb.reverse`). The ceiling has the other half of the cells of every
 measured candidate.
 """
 
@@ -23,15 +23,15 @@ from cellfm.bench.task import Answer, Case, Context, Method, Metric, Outcome, Ro
 from cellfm.bench.tasks.screens import PerturbationCase, refuses_screen, screen_cases, screen_views
 from cellfm.corpus.conditions import Condition
 from cellfm.errors import DataError
-from cellfm.tl._perturb_reverse import likeness
-from cellfm.tl._response_baselines import Prediction, nearest_condition
+from cellfm.tl._perturb.reverse import likeness
+from cellfm.tl._response.baselines import Prediction, nearest_condition
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from cellfm.tl._gene_features import GeneFeatures
-    from cellfm.tl._responses import Responses
+    from cellfm.tl._response.gene_features import GeneFeatures
+    from cellfm.tl._response.responses import Responses
 
 _REPLICATE = "replicate"
 FIRST = (1, 5, 10)

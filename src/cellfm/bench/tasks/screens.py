@@ -12,9 +12,9 @@ from cellfm.bench.methods.responses import ResponseView
 from cellfm.corpus.conditions import Condition, Protocol, first_tested, fold_conditions
 from cellfm.corpus.split import TEST
 from cellfm.genes import Vocabulary
-from cellfm.tl._perturb_data import PerturbData, PerturbOptions, read_perturbations
-from cellfm.tl._response_scores import Truth
-from cellfm.tl._responses import Responses
+from cellfm.tl._perturb.data import PerturbData, PerturbOptions, read_perturbations
+from cellfm.tl._response.responses import Responses
+from cellfm.tl._response.scores import Truth
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,8 +17,8 @@ from torch import Tensor
 from cellfm.corpus.conditions import Condition
 from cellfm.errors import ConfigError
 from cellfm.nn.response_graph import DIRECTION, GeneGraph, ResponseGraphHead, standardised
-from cellfm.tl._gene_features import GeneFeatures, Kind
-from cellfm.tl._responses import Responses
+from cellfm.tl._response.gene_features import GeneFeatures, Kind
+from cellfm.tl._response.responses import Responses
 from cellfm.train.finetune import TuneConfig
 
 if TYPE_CHECKING:

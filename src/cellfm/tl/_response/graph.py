@@ -11,10 +11,10 @@ from torch import Tensor
 from cellfm.corpus.conditions import Condition
 from cellfm.errors import DataError, WeightsError
 from cellfm.nn.response_graph import ResponseGraphHead, initialise_response_head, response_loss
-from cellfm.tl._gene_features import GeneFeatures
-from cellfm.tl._response_baselines import Prediction
-from cellfm.tl._response_graph_inputs import GraphConfig, GraphInputs
-from cellfm.tl._responses import Responses
+from cellfm.tl._response.baselines import Prediction
+from cellfm.tl._response.gene_features import GeneFeatures
+from cellfm.tl._response.graph_inputs import GraphConfig, GraphInputs
+from cellfm.tl._response.responses import Responses
 from cellfm.train.finetune import tune
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from cellfm.genes import Vocabulary
 from cellfm.genes.lookup import Lookup
 from cellfm.genes.sets import GeneSets
 from cellfm.genes.table import GeneTable
-from cellfm.tl._log_counts import log_values
-from cellfm.tl._perturb_data import PerturbData
+from cellfm.tl._perturb.data import PerturbData
+from cellfm.tl._response.log_counts import log_values
 from cellfm.tl._states import EmbedOptions, Groups, StateEncoder
 from cellfm.weights.folder import Pretrained
 

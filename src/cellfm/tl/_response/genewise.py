@@ -1,7 +1,7 @@
 """Which genes differ, and how far a predicted response names them, their direction and their size.
 
 A score z is that of the truth against controls (:func:`score_against_control`) or against all other conditions
-(:func:`score_against_rest`), shape (condition, gene); deltas are as in :mod:`cellfm.tl._response_metrics`.
+(:func:`score_against_rest`), shape (condition, gene); deltas are as in :mod:`cellfm.tl._response.metrics`.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellfm.tl._response_metrics import NO_CALL
+from cellfm.tl._response.metrics import NO_CALL
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

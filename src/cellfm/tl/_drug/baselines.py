@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellfm.tl._context_transfer import transfer_ratio
-from cellfm.tl._drug_data import Treatment
-from cellfm.tl._drug_features import DrugFeatures
-from cellfm.tl._drug_responses import Contexts, DrugResponses
+from cellfm.tl._drug.data import Treatment
+from cellfm.tl._drug.features import DrugFeatures
+from cellfm.tl._drug.responses import Contexts, DrugResponses
+from cellfm.tl._response.transfer import transfer_ratio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -204,7 +204,7 @@ class TreatmentErrors:
         truth
             Of the same treatments.
         """
-        from cellfm.tl._response_metrics import check_deltas, pearson_delta
+        from cellfm.tl._response.metrics import check_deltas, pearson_delta
 
         check_deltas(predicted, truth.delta)
         top = top_genes(truth)

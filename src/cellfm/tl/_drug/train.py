@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, get_args
 import numpy as np
 
 from cellfm.errors import ConfigError, DataError
-from cellfm.tl._drug_baselines import Baseline, DrugTraining, same_drug
-from cellfm.tl._drug_data import (
+from cellfm.tl._drug.baselines import Baseline, DrugTraining, same_drug
+from cellfm.tl._drug.data import (
     DrugData,
     DrugOptions,
     HoldOut,
@@ -19,25 +19,25 @@ from cellfm.tl._drug_data import (
     read_drugs,
     units_of,
 )
-from cellfm.tl._drug_features import DrugFeatures, read_smiles
-from cellfm.tl._drug_head import DrugHead, orthonormal
-from cellfm.tl._drug_judge import (
+from cellfm.tl._drug.features import DrugFeatures, read_smiles
+from cellfm.tl._drug.head import DrugHead, orthonormal
+from cellfm.tl._drug.judge import (
     default_hold_out,
     head_predictor,
     judge_folds,
     standard_methods,
 )
-from cellfm.tl._drug_model import DrugMethod, DrugModel
-from cellfm.tl._drug_responses import (
+from cellfm.tl._drug.model import DrugMethod, DrugModel
+from cellfm.tl._drug.responses import (
     Contexts,
     DrugResponses,
     control_halves,
     fitted_and_truth,
 )
-from cellfm.tl._drug_transport import KINDS, CellMap, CellPairs, Latent, LatentKind, dense_values
+from cellfm.tl._drug.transport import KINDS, CellMap, CellPairs, Latent, LatentKind, dense_values
 from cellfm.tl._embed import frozen_states
 from cellfm.tl._labels import label_column
-from cellfm.tl._population_metrics import e_distance
+from cellfm.tl._response.population import e_distance
 from cellfm.tl._states import EmbedOptions, as_model, default_pool
 from cellfm.weights.folder import Pretrained
 

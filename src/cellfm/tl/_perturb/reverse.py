@@ -15,19 +15,19 @@ import numpy as np
 from cellfm.corpus.conditions import Condition
 from cellfm.errors import DataError
 from cellfm.tl._labels import label_column
-from cellfm.tl._log_counts import column_means, log_values
-from cellfm.tl._perturb_cells import Trained, align_genes, read_cells
-from cellfm.tl._perturb_data import PerturbOptions, resolve_targets
-from cellfm.tl._response_baselines import Predictor, additive, nearest_condition
-from cellfm.tl._response_scores import target_genes
-from cellfm.tl._responses import Responses
+from cellfm.tl._perturb.cells import Trained, align_genes, read_cells
+from cellfm.tl._perturb.data import PerturbOptions, resolve_targets
+from cellfm.tl._response.baselines import Predictor, additive, nearest_condition
+from cellfm.tl._response.log_counts import column_means, log_values
+from cellfm.tl._response.responses import Responses
+from cellfm.tl._response.scores import target_genes
 
 if TYPE_CHECKING:
     import pandas as pd
     from anndata import AnnData
     from numpy.typing import NDArray
 
-    from cellfm.tl._gene_features import GeneFeatures
+    from cellfm.tl._response.gene_features import GeneFeatures
 
 BLOCK = 1000
 """Candidates predicted at a time."""

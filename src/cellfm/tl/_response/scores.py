@@ -5,14 +5,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellfm.tl import _response_genes as genewise
-from cellfm.tl import _response_metrics as metrics
+from cellfm.tl._response import genewise, metrics
 
 if TYPE_CHECKING:
     import pandas as pd
     from numpy.typing import NDArray
 
-    from cellfm.tl._responses import Responses
+    from cellfm.tl._response.responses import Responses
 
     Values = NDArray[np.float64]
 
@@ -136,7 +135,7 @@ def score_responses(
     reference: "Values | None" = None,
     group: "NDArray[np.integer] | None" = None,
 ) -> "pd.DataFrame":
-    """Score predicted deltas; formulas are in :mod:`cellfm.tl._response_metrics` and :mod:`cellfm.tl._response_genes`.
+    """Score predicted deltas; formulas are in :mod:`cellfm.tl._response.metrics` and :mod:`cellfm.tl._response.genewise`.
 
     The perturbed gene itself counts for nothing in `r2_weighted`, `wmse`, `nmae`, `de_overlap` and `direction`, the
     perturbed genes of all conditions in `pds` and `centroid_accuracy_trans`: that a knocked-down gene is down is no discovery.

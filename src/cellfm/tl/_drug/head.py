@@ -1,6 +1,6 @@
 r"""Responses of treatments that were not measured: a Gaussian process over drug, dose and context.
 
-Responses are moved to the mean sensitivity of the contexts (:mod:`cellfm.tl._context_transfer`), where they are taken as draws of
+Responses are moved to the mean sensitivity of the contexts (:mod:`cellfm.tl._response.transfer`), where they are taken as draws of
 
 .. math::
     Y_{\cdot g} ∼ N(0, σ_g^2 (K + λ_g T)), \; T = \mathrm{diag}(τ / \bar τ), \qquad
@@ -25,10 +25,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellfm.errors import DataError
-from cellfm.tl._context_transfer import transfer_ratio
-from cellfm.tl._drug_data import Treatment
-from cellfm.tl._drug_features import DrugFeatures
-from cellfm.tl._drug_responses import Contexts, DrugResponses
+from cellfm.tl._drug.data import Treatment
+from cellfm.tl._drug.features import DrugFeatures
+from cellfm.tl._drug.responses import Contexts, DrugResponses
+from cellfm.tl._response.transfer import transfer_ratio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellfm.errors import DataError
-from cellfm.tl._log_counts import CP10K, column_means
+from cellfm.tl._response.log_counts import CP10K, column_means
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -10,16 +10,16 @@ import numpy as np
 from cellfm.corpus.conditions import Condition, Protocol, parse_condition
 from cellfm.errors import DataError
 from cellfm.genes.sets import GeneSets, read_gene_sets
-from cellfm.tl._gene_features import GeneFeatures
-from cellfm.tl._perturb_cells import predicted_cells
-from cellfm.tl._perturb_data import PerturbOptions, read_perturbations, resolve_targets
-from cellfm.tl._perturb_judge import Head, Judged, Progress, fit_head, judge, verdict
-from cellfm.tl._perturb_reverse import candidates_of, rank_candidates, wanted_change
-from cellfm.tl._perturb_store import load_perturbation, save_perturbation
-from cellfm.tl._perturb_transfer import judge_transfer
-from cellfm.tl._response_baselines import Prediction, Predictor
-from cellfm.tl._response_kernel import cosine
-from cellfm.tl._responses import Responses
+from cellfm.tl._perturb.cells import predicted_cells
+from cellfm.tl._perturb.contexts import judge_transfer
+from cellfm.tl._perturb.data import PerturbOptions, read_perturbations, resolve_targets
+from cellfm.tl._perturb.judge import Head, Judged, Progress, fit_head, judge, verdict
+from cellfm.tl._perturb.reverse import candidates_of, rank_candidates, wanted_change
+from cellfm.tl._perturb.store import load_perturbation, save_perturbation
+from cellfm.tl._response.baselines import Prediction, Predictor
+from cellfm.tl._response.gene_features import GeneFeatures
+from cellfm.tl._response.kernel import cosine
+from cellfm.tl._response.responses import Responses
 from cellfm.tl._states import as_model
 from cellfm.weights.folder import Pretrained, random_twin
 
@@ -177,7 +177,7 @@ class PerturbationModel:
         layer, use_raw, gene_names
             As in `embed`.
         transfer
-            Move responses to the expression of these cells (:mod:`cellfm.tl._context_transfer`); without effect on cells like those of the training.
+            Move responses to the expression of these cells (:mod:`cellfm.tl._response.transfer`); without effect on cells like those of the training.
         seed
             Of the sampling.
         progress

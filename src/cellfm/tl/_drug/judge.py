@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellfm.tl._drug_baselines import BASELINES, DrugTraining, TreatmentErrors, top_genes
-from cellfm.tl._drug_data import HoldOut, Treatment, TreatmentSplit, units_of
-from cellfm.tl._drug_head import DrugHead
-from cellfm.tl._drug_responses import Contexts, DrugResponses
+from cellfm.tl._drug.baselines import BASELINES, DrugTraining, TreatmentErrors, top_genes
+from cellfm.tl._drug.data import HoldOut, Treatment, TreatmentSplit, units_of
+from cellfm.tl._drug.head import DrugHead
+from cellfm.tl._drug.responses import Contexts, DrugResponses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from cellfm.tl._drug_features import DrugFeatures
+    from cellfm.tl._drug.features import DrugFeatures
 
     Floats = NDArray[np.float64]
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from cellfm.nn.transport import ConvexPotential, Sample, fit_potentials, initialise_potential
-from cellfm.tl._log_counts import log_values
+from cellfm.tl._response.log_counts import log_values
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

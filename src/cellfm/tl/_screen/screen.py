@@ -9,7 +9,7 @@ import numpy as np
 
 from cellfm.corpus.counts import Scale
 from cellfm.errors import ConfigError, DataError, WeightsError
-from cellfm.tl._screen_cells import (
+from cellfm.tl._screen.cells import (
     LEAST_EXPRESSING,
     Missing,
     ScreenCells,
@@ -17,8 +17,8 @@ from cellfm.tl._screen_cells import (
     choose_genes,
     tokens_of,
 )
-from cellfm.tl._screen_null import LEAST_NULL, Standing, matched_genes
-from cellfm.tl._screen_run import EditRule, Effects, Mode, ScreenPool, run_edits
+from cellfm.tl._screen.null import LEAST_NULL, Standing, matched_genes
+from cellfm.tl._screen.run import EditRule, Effects, Mode, ScreenPool, run_edits
 from cellfm.tl._states import EmbedOptions, as_model, default_pool
 from cellfm.weights.folder import Pretrained
 

@@ -11,14 +11,14 @@ from cellfm.corpus.conditions import CONTROL, parse_condition
 from cellfm.corpus.counts import check_counts
 from cellfm.errors import DataError
 from cellfm.tl._bound_weights import describe_weights
-from cellfm.tl._collapse import collapse
-from cellfm.tl._context_transfer import sensitivity, transfer_response
 from cellfm.tl._embed import match_genes
 from cellfm.tl._labels import label_column
-from cellfm.tl._perturb_data import PerturbOptions
-from cellfm.tl._response_baselines import Prediction
-from cellfm.tl._response_cells import sample_cells
-from cellfm.tl._responses import Responses
+from cellfm.tl._perturb.data import PerturbOptions
+from cellfm.tl._response.baselines import Prediction
+from cellfm.tl._response.cells import sample_cells
+from cellfm.tl._response.collapse import collapse
+from cellfm.tl._response.responses import Responses
+from cellfm.tl._response.transfer import sensitivity, transfer_response
 from cellfm.weights.folder import Pretrained
 
 if TYPE_CHECKING:

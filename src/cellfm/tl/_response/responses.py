@@ -15,9 +15,9 @@ import numpy as np
 
 from cellfm.corpus.conditions import Condition
 from cellfm.errors import DataError
-from cellfm.tl._context_transfer import sensitivity
-from cellfm.tl._log_counts import column_means, log_values
-from cellfm.tl._perturb_data import PerturbData
+from cellfm.tl._perturb.data import PerturbData
+from cellfm.tl._response.log_counts import column_means, log_values
+from cellfm.tl._response.transfer import sensitivity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -39,7 +39,7 @@ class Responses:
     control
         Mean log expression of the controls, shape (gene,).
     sensitivity
-        What a log-fold change of the rate does to it in the controls (:mod:`cellfm.tl._context_transfer`), shape (gene,).
+        What a log-fold change of the rate does to it in the controls (:mod:`cellfm.tl._response.transfer`), shape (gene,).
     spread
         Variance of log expression within strata, shape (gene,).
     delta

@@ -1,7 +1,7 @@
 r"""Our predictor of genetic responses: Gaussian processes over perturbed genes, whose noise is known.
 
 Responses are divided by the spread of each gene, so that the sampling noise of condition *p* is :math:`\tau_p` in every gene
-(:mod:`cellfm.tl._responses`), and written in the singular vectors :math:`u_r` of the training responses. Each score is a Gaussian process
+(:mod:`cellfm.tl._response.responses`), and written in the singular vectors :math:`u_r` of the training responses. Each score is a Gaussian process
 over conditions,
 
 .. math::
@@ -25,9 +25,9 @@ import numpy as np
 from cellfm.corpus.conditions import Condition, first_tested, fold_conditions
 from cellfm.corpus.split import TEST
 from cellfm.errors import DataError
-from cellfm.tl._gene_features import GeneFeatures, Kind
-from cellfm.tl._response_baselines import Prediction, own_change, principal, with_own_change
-from cellfm.tl._responses import Responses
+from cellfm.tl._response.baselines import Prediction, own_change, principal, with_own_change
+from cellfm.tl._response.gene_features import GeneFeatures, Kind
+from cellfm.tl._response.responses import Responses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

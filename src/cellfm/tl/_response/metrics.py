@@ -2,7 +2,7 @@
 
 A *delta* is the response of a condition: difference of the means of log1p(counts per 10⁴) over its cells and over control
 cells, shape (condition, gene). Every function returns a number for each condition, from δ̂, the prediction, and δ, the truth; what
-each is good for is in :data:`cellfm.tl._response_scores.METRICS`, what goes by single genes in :mod:`cellfm.tl._response_genes`.
+each is good for is in :data:`cellfm.tl._response.scores.METRICS`, what goes by single genes in :mod:`cellfm.tl._response.genewise`.
 """
 
 from typing import TYPE_CHECKING
@@ -139,7 +139,7 @@ def wmse(predicted: "Values", true: "Values", weight: "Values") -> "Values":
     predicted, true
         Deltas, shape (condition, gene).
     weight
-        Of :func:`cellfm.tl._response_genes.de_weights`.
+        Of :func:`cellfm.tl._response.genewise.de_weights`.
     """
     return (weight * np.square(predicted - true)).sum(axis=1)
 
@@ -157,7 +157,7 @@ def r2_weighted(
     predicted, true
         Deltas, shape (condition, gene).
     weight
-        Of :func:`cellfm.tl._response_genes.de_weights`.
+        Of :func:`cellfm.tl._response.genewise.de_weights`.
     reference
         r, the mean delta of the training conditions, shape (gene,) or (condition, gene).
     """

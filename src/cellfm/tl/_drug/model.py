@@ -12,13 +12,13 @@ from cellfm._version import __version__
 from cellfm.corpus.adata import anndata_source, gene_names_of
 from cellfm.corpus.counts import check_counts
 from cellfm.errors import DataError
-from cellfm.tl._drug_baselines import DrugTraining, same_drug
-from cellfm.tl._drug_data import Treatment
-from cellfm.tl._drug_features import DrugFeatures
-from cellfm.tl._drug_head import DrugHead, KernelWeights
-from cellfm.tl._drug_judge import DrugScore
-from cellfm.tl._drug_responses import Contexts, DrugResponses
-from cellfm.tl._drug_transport import (
+from cellfm.tl._drug.baselines import DrugTraining, same_drug
+from cellfm.tl._drug.data import Treatment
+from cellfm.tl._drug.features import DrugFeatures
+from cellfm.tl._drug.head import DrugHead, KernelWeights
+from cellfm.tl._drug.judge import DrugScore
+from cellfm.tl._drug.responses import Contexts, DrugResponses
+from cellfm.tl._drug.transport import (
     CellMap,
     Latent,
     LatentKind,
@@ -27,8 +27,8 @@ from cellfm.tl._drug_transport import (
     stored_map,
 )
 from cellfm.tl._embed import frozen_states
-from cellfm.tl._perturb_data import NO_COLUMN, levels_of
-from cellfm.tl._response_cells import sample_cells
+from cellfm.tl._perturb.data import NO_COLUMN, levels_of
+from cellfm.tl._response.cells import sample_cells
 from cellfm.tl._states import EmbedOptions, as_model, default_pool
 from cellfm.weights.artifact import load_artifact, save_artifact
 from cellfm.weights.folder import Pretrained

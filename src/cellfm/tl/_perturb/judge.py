@@ -8,14 +8,14 @@ import numpy as np
 
 from cellfm.corpus.conditions import Condition, Protocol, Split, first_tested, fold_conditions
 from cellfm.corpus.split import TEST, TRAIN, VALIDATION
-from cellfm.tl._collapse import collapse
-from cellfm.tl._gene_features import GeneFeatures
-from cellfm.tl._perturb_data import PerturbData
-from cellfm.tl._response_baselines import BASELINES, Prediction, Predictor
-from cellfm.tl._response_graph import GraphConfig, fit_graph_head
-from cellfm.tl._response_kernel import choose_kernel
-from cellfm.tl._response_scores import METRICS, Truth, score_responses
-from cellfm.tl._responses import Responses
+from cellfm.tl._perturb.data import PerturbData
+from cellfm.tl._response.baselines import BASELINES, Prediction, Predictor
+from cellfm.tl._response.collapse import collapse
+from cellfm.tl._response.gene_features import GeneFeatures
+from cellfm.tl._response.graph import GraphConfig, fit_graph_head
+from cellfm.tl._response.kernel import choose_kernel
+from cellfm.tl._response.responses import Responses
+from cellfm.tl._response.scores import METRICS, Truth, score_responses
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -11,7 +11,7 @@ from cellfm.batch import CellBatch
 from cellfm.nn.kernels.knockout import EDIT_ROWS, EditedStates, Edits
 from cellfm.nn.kernels.routing import fp32_routing, routing_pays
 from cellfm.nn.kernels.workers import workers
-from cellfm.tl._screen_cells import ScreenCells
+from cellfm.tl._screen.cells import ScreenCells
 from cellfm.tl._states import GPU_TOKENS, whitening_of
 from cellfm.weights.folder import Pretrained
 

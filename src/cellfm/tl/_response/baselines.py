@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from cellfm.corpus.conditions import Condition
-from cellfm.tl._gene_features import GeneFeatures, Kind
-from cellfm.tl._responses import Responses
+from cellfm.tl._response.gene_features import GeneFeatures, Kind
+from cellfm.tl._response.responses import Responses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

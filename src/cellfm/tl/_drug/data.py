@@ -12,7 +12,7 @@ from cellfm.corpus.split import TEST, TRAIN, VALIDATION
 from cellfm.errors import ConfigError, DataError
 from cellfm.genes import GeneMatch, Vocabulary
 from cellfm.tl._labels import label_column
-from cellfm.tl._perturb_data import N_SHOWN, PerturbOptions, levels_of, read_counts
+from cellfm.tl._perturb.data import N_SHOWN, PerturbOptions, levels_of, read_counts
 
 if TYPE_CHECKING:
     from anndata import AnnData

@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellfm.tl._context_transfer import transfer_response
-from cellfm.tl._gene_features import GeneFeatures
-from cellfm.tl._perturb_data import PerturbData
-from cellfm.tl._perturb_judge import CANDIDATE, CEILING, ceiling, scores_table
-from cellfm.tl._response_kernel import choose_kernel
-from cellfm.tl._response_scores import Truth, score_responses
-from cellfm.tl._responses import Responses
+from cellfm.tl._perturb.data import PerturbData
+from cellfm.tl._perturb.judge import CANDIDATE, CEILING, ceiling, scores_table
+from cellfm.tl._response.gene_features import GeneFeatures
+from cellfm.tl._response.kernel import choose_kernel
+from cellfm.tl._response.responses import Responses
+from cellfm.tl._response.scores import Truth, score_responses
+from cellfm.tl._response.transfer import transfer_response
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,7 +28,7 @@ def judge_transfer(
     """Predict the responses in each context from those in the others.
 
     ``same response`` takes the change of log expression as it was elsewhere; ``moved response`` takes the fold change
-    (:mod:`cellfm.tl._context_transfer`); the candidate moves the denoised responses of :mod:`cellfm.tl._response_kernel`.
+    (:mod:`cellfm.tl._response.transfer`); the candidate moves the denoised responses of :mod:`cellfm.tl._response.kernel`.
 
     Parameters
     ----------
@@ -41,7 +41,7 @@ def judge_transfer(
 
     Returns
     -------
-    A row for each method as in :class:`~cellfm.tl._perturb_judge.Judged`, over all pairs of a condition and a context; and the contexts that were held
+    A row for each method as in :class:`~cellfm.tl._perturb.judge.Judged`, over all pairs of a condition and a context; and the contexts that were held
     out. None where no context shares three conditions with the others.
     """
     tables: dict[str, list[pd.DataFrame]] = {}

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellfm.errors import DataError
-from cellfm.tl._context_transfer import sensitivity
-from cellfm.tl._drug_data import DrugData, Treatment
-from cellfm.tl._log_counts import log_values
-from cellfm.tl._responses import LEAST_SPREAD
+from cellfm.tl._drug.data import DrugData, Treatment
+from cellfm.tl._response.log_counts import log_values
+from cellfm.tl._response.responses import LEAST_SPREAD
+from cellfm.tl._response.transfer import sensitivity
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Contexts:
     control
         Mean log expression, shape (context, gene).
     sensitivity
-        As in :mod:`cellfm.tl._context_transfer`, shape (context, gene).
+        As in :mod:`cellfm.tl._response.transfer`, shape (context, gene).
     state
         Mean state of the control cells, shape (context, dim).
     """
@@ -74,7 +74,7 @@ class DrugResponses:
     treatments
         What was done.
     delta
-        Difference from controls, shape (treatment, gene), as in `cellfm.tl._responses`.
+        Difference from controls, shape (treatment, gene), as in `cellfm.tl._response.responses`.
     tau
         Its sampling variance in units of `spread`, shape (treatment,).
     spread

@@ -1,0 +1,1 @@
+"""Drugs: data, structures, prediction, transport."""

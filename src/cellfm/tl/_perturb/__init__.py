@@ -1,0 +1,1 @@
+"""Genetic perturbation: data, training, prediction, reverse search."""

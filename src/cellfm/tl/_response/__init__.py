@@ -1,0 +1,1 @@
+"""Responses: measured, predicted, scored, and turned into cells."""

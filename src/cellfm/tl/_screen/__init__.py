@@ -1,0 +1,1 @@
+"""In-silico knock-out and over-expression."""
