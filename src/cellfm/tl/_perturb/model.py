@@ -18,7 +18,7 @@ from cellfm.tl._perturb.reverse import candidates_of, rank_candidates, wanted_ch
 from cellfm.tl._perturb.store import load_perturbation, save_perturbation
 from cellfm.tl._response.baselines import Prediction, Predictor
 from cellfm.tl._response.gene_features import GeneFeatures
-from cellfm.tl._response.kernel import cosine
+from cellfm.tl._response.interaction import cosine
 from cellfm.tl._response.responses import Responses
 from cellfm.tl._states import as_model
 from cellfm.weights.folder import Pretrained, random_twin

@@ -15,7 +15,8 @@ from cellfm.tl._bound_weights import check_weights, describe_weights, weights_of
 from cellfm.tl._response.baselines import Predictor
 from cellfm.tl._response.gene_features import GeneFeatures
 from cellfm.tl._response.graph import GraphConfig, GraphPredictor
-from cellfm.tl._response.kernel import Interaction, KernelPredictor
+from cellfm.tl._response.interaction import Interaction
+from cellfm.tl._response.kernel import KernelPredictor
 from cellfm.tl._response.responses import Responses
 from cellfm.tl._stored_table import as_list, as_mapping, from_json, to_json
 from cellfm.weights.artifact import load_artifact, save_artifact

@@ -25,156 +25,24 @@ import numpy as np
 from cellfm.corpus.conditions import Condition, first_tested, fold_conditions
 from cellfm.corpus.split import TEST
 from cellfm.errors import DataError
-from cellfm.tl._response.baselines import Prediction, own_change, principal, with_own_change
+from cellfm.tl._response.baselines import Prediction, own_change, with_own_change
 from cellfm.tl._response.gene_features import GeneFeatures, Kind
+from cellfm.tl._response.gene_kernels import RESPONSE, kernels_of, neighbours
+from cellfm.tl._response.interaction import Interaction
+from cellfm.tl._response.likelihood import maximise
 from cellfm.tl._response.responses import Responses
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-IDENTITY, COMMON, RESPONSE = "identity", "common", "response"
-"""Kernels besides those of gene vectors."""
 MOST_RANK = 16
 MOST_FITTED = 150
 """Conditions the weights are fitted on; more make the likelihood slow and move nothing."""
-N_STEPS = 60
 LEAST = 1e-8
-SHRINK = 0.1
-"""How much the weights of single axes are drawn to those of all: precision of a normal prior on their log ratios, halved."""
-BOUND = 0.005
-"""The same for scales and common weights: so little that it only keeps them finite."""
-LEAST_PAIRS = 5
-RIDGE = 1.0
-"""Of the interaction, in units of the mean information of a pair."""
 LEAST_CHOSEN = 8
 """Fewer genes cannot choose among vectors."""
 N_FOLDS = 5
 """Of the cross-validation by which the kinds of vectors are chosen."""
-N_RESPONSE = 20
-"""Principal components of the response of a gene to other perturbations."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class GeneKernels:
-    """Vectors of genes by kind; 0 for genes without one.
-
-    Those of embeddings, states and sets have length 1. Those of co-expression and of responses keep their lengths, in units of the usual one: genes
-    whose expression says little have short ones, and little is predicted of them.
-    """
-
-    symbol: tuple[str, ...]
-    vectors: "Mapping[str, NDArray[np.float64]]"
-
-    @classmethod
-    def of(
-        cls,
-        symbols: Sequence[str],
-        features: GeneFeatures,
-        train: Responses,
-        kinds: Sequence[Kind],
-        *,
-        response: bool,
-    ) -> "GeneKernels":
-        """Look vectors up, centre them over the genes of the data and scale them.
-
-        Parameters
-        ----------
-        symbols
-            Perturbed genes.
-        features
-            Vectors of genes.
-        train
-            Responses; their genes are what vectors are centred on.
-        kinds
-            Which vectors.
-        response
-            Whether to add the genes' responses to the training perturbations.
-        """
-        vectors = {}
-        for kind in kinds:
-            own, known = features.table(kind, symbols)
-            every, there = features.table(kind, train.symbol)
-            if kind != "sets" and there.any():
-                own = np.where(known[:, None], own - every[there].mean(axis=0), 0.0)
-            vectors[str(kind)] = _usual(own) if kind == "coexpression" else _unit(own)
-        if response:
-            place = {name: row for row, name in reversed(list(enumerate(train.symbol)))}
-            scaled = train.delta / np.sqrt(train.spread)
-            scores = principal((scaled - scaled.mean(axis=1, keepdims=True)).T, N_RESPONSE)
-            rows = [scores[place[name]] if name in place else np.zeros(scores.shape[1]) for name in symbols]  # fmt: skip
-            vectors[RESPONSE] = _usual(np.stack(rows))
-        return cls(symbol=tuple(symbols), vectors=vectors)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Interaction:
-    r"""How far a pair is from the sum of its genes.
-
-    .. math:: \delta_{ab} = (1 + \eta_{ab})(\delta_a + \delta_b), \qquad \eta_{ab} = \beta_0 + \beta_1 \cos(\delta_a, \delta_b)
-
-    fitted by least squares weighted by the known noise, with a ridge that keeps :math:`\eta` at 0 where pairs do not say otherwise.
-
-    Attributes
-    ----------
-    beta
-        β.
-    n_pairs
-        Pairs it was fitted on.
-    gain
-        Share of the squared error of the sum, over left-out pairs, that it takes away; β is 0 where that is not positive.
-    """
-
-    beta: tuple[float, float] = (0.0, 0.0)
-    n_pairs: int = 0
-    gain: float = 0.0
-
-    def factor(self, first: "NDArray[np.float64]", second: "NDArray[np.float64]") -> float:
-        """1 + η of two responses.
-
-        Parameters
-        ----------
-        first, second
-            Scaled responses, shape (gene,).
-        """
-        return 1.0 + self.beta[0] + self.beta[1] * cosine(first, second)
-
-    @classmethod
-    def fit(
-        cls,
-        pair: "NDArray[np.float64]",
-        first: "NDArray[np.float64]",
-        second: "NDArray[np.float64]",
-        tau: "NDArray[np.float64]",
-    ) -> "Interaction":
-        """Fit on pairs.
-
-        Parameters
-        ----------
-        pair
-            Scaled responses of pairs, shape (pair, gene).
-        first, second
-            Of their genes alone, denoised, same shape.
-        tau
-            Noise of the pairs.
-        """
-        n = len(pair)
-        if n < LEAST_PAIRS:
-            return cls(n_pairs=n)
-        total = first + second
-        likeness = np.array([cosine(a, b) for a, b in zip(first, second, strict=True)])
-        design = np.stack([np.ones(n), likeness], axis=1)
-        # Least squares in β: each pair adds |total|² x xᵀ and x·total·(pair − total), divided by its noise.
-        gram = (total**2).sum(axis=1) / tau
-        pull = ((pair - total) * total).sum(axis=1) / tau
-        left = [_solve(design[kept], gram[kept], pull[kept]) for kept in ~np.eye(n, dtype=bool)]
-        eta = np.einsum("pi,pi->p", design, np.stack(left))
-        before = (((pair - total) ** 2).sum(axis=1) / tau).sum()
-        after = (((pair - (1.0 + eta[:, None]) * total) ** 2).sum(axis=1) / tau).sum()
-        gain = 1.0 - after / before
-        if gain <= 0:
-            return cls(n_pairs=n, gain=float(gain))
-        beta = _solve(design, gram, pull)
-        return cls(beta=(float(beta[0]), float(beta[1])), n_pairs=n, gain=float(gain))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -310,7 +178,7 @@ def fit_kernel(
     loading = _axes(rest, train.tau)
     kernels = kernels_of(train.conditions, features, train, kinds, response=response)
     chosen = np.sort(np.random.default_rng(seed).permutation(len(train.conditions))[:MOST_FITTED])
-    scale, weight = _maximise(
+    scale, weight = maximise(
         {name: kernel[np.ix_(chosen, chosen)] for name, kernel in kernels.items()},
         (rest @ loading.T)[chosen],
         train.tau[chosen],
@@ -389,81 +257,6 @@ def _label(kinds: Sequence[Kind], *, response: bool) -> str:
     return " + ".join((*kinds, *((RESPONSE,) if response else ()))) or "nothing"
 
 
-def kernels_of(
-    conditions: Sequence[Condition],
-    features: GeneFeatures,
-    train: Responses,
-    kinds: Sequence[Kind],
-    *,
-    response: bool,
-) -> "dict[str, NDArray[np.float64]]":
-    """Return each kernel, shape (condition, condition).
-
-    Parameters
-    ----------
-    conditions
-        What is compared.
-    features, train, kinds, response
-        As in `GeneKernels.of`.
-    """
-    symbols, member = members(conditions)
-    genes = GeneKernels.of(symbols, features, train, kinds, response=response)
-    kernels = {}
-    for name, vectors in genes.vectors.items():
-        # A gene without a vector is like no other, but no less able to do something.
-        alone = (vectors == 0).all(axis=1).astype(np.float64)
-        kernels[name] = (member @ vectors) @ (member @ vectors).T + (member * alone) @ member.T
-    size = member.sum(axis=1)
-    return {IDENTITY: member @ member.T, COMMON: np.outer(size, size), **kernels}
-
-
-def cosine(first: "NDArray[np.float64]", second: "NDArray[np.float64]") -> float:
-    """Return the cosine of two vectors, 0 where one is 0.
-
-    Parameters
-    ----------
-    first, second
-        Of one length.
-    """
-    length = float(np.linalg.norm(first) * np.linalg.norm(second))
-    return float(first @ second) / length if length > LEAST else 0.0
-
-
-def neighbours(
-    conditions: Sequence[Condition], features: GeneFeatures, train: Responses
-) -> "NDArray[np.float64]":
-    """Return how each gene varies with the perturbed ones in control cells, shape (condition, gene): correlations by the principal components that are kept.
-
-    Parameters
-    ----------
-    conditions
-        Perturbed genes; those that the data do not have count for nothing.
-    features
-        With co-expression.
-    train
-        Genes.
-    """
-    every, _ = features.table("coexpression", train.symbol)
-    symbols, member = members(conditions)
-    return member @ features.table("coexpression", symbols)[0] @ every.T
-
-
-def members(conditions: Sequence[Condition]) -> "tuple[list[str], NDArray[np.float64]]":
-    """Return the perturbed genes of some conditions, and which of them is in which, shape (condition, gene).
-
-    Parameters
-    ----------
-    conditions
-        The control has none.
-    """
-    symbols = sorted({gene for each in conditions for gene in each.genes})
-    place = {name: column for column, name in enumerate(symbols)}
-    member = np.zeros((len(conditions), len(symbols)))
-    for row, each in enumerate(conditions):
-        member[row, [place[gene] for gene in each.genes]] = 1.0
-    return symbols, member
-
-
 def _slope(train: Responses, base: "NDArray[np.float64]") -> float:
     """Least squares of the scaled responses on what co-expression says, weighted by their precision."""
     square = float(((base**2).sum(axis=1) / train.tau).sum())
@@ -484,41 +277,6 @@ def _scaled(train: Responses) -> "NDArray[np.float64]":
     return np.asarray(train.delta / np.sqrt(train.spread))
 
 
-def _maximise(
-    kernels: "Mapping[str, NDArray[np.float64]]",
-    scores: "NDArray[np.float64]",
-    tau: "NDArray[np.float64]",
-) -> "tuple[NDArray[np.float64], dict[str, NDArray[np.float64]]]":
-    """Scale of each score and weights of the kernels at the maximum of the marginal likelihood."""
-    import torch
-    from scipy.optimize import minimize
-
-    names = list(kernels)
-    stack = torch.from_numpy(np.stack([kernels[name] for name in names]))
-    z, noise = torch.from_numpy(scores.T.copy()), torch.from_numpy(np.diag(tau))
-    typical = np.maximum((scores**2).mean(axis=0) - tau.mean(), 0.1 * tau.mean())
-    n, k = len(z), len(names)
-    start = np.concatenate([np.log(typical), np.zeros(k + n * k)])
-
-    def loss(x: "NDArray[np.float64]") -> "tuple[float, NDArray[np.float64]]":
-        free = torch.from_numpy(x).requires_grad_()
-        s, w = free[:n].exp(), torch.softmax(free[n : n + k] + free[n + k :].reshape(n, k), dim=1)
-        inner = s[:, None, None] * torch.einsum("rk,kpq->rpq", w, stack) + noise
-        root = torch.linalg.cholesky(inner)
-        solved = torch.linalg.solve_triangular(root, z[..., None], upper=False)
-        value = 0.5 * solved.square().sum() + root.diagonal(dim1=1, dim2=2).log().sum()
-        value = value + BOUND * (free[: n + k] - torch.from_numpy(start[: n + k])).square().sum()
-        value = value + SHRINK * free[n + k :].square().sum()
-        (gradient,) = torch.autograd.grad(value, free)
-        return float(value.detach()), gradient.numpy()
-
-    bounds = [(x - 12, x + 8) for x in start[: len(z)]] + [(-8.0, 8.0)] * (k + n * k)
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds, options={"maxiter": N_STEPS})  # fmt: skip
-    raw = np.exp(found.x[n : n + k] + found.x[n + k :].reshape(n, k))
-    weight = raw / raw.sum(axis=1, keepdims=True)
-    return np.exp(found.x[:n]), dict(zip(names, weight.T, strict=True))
-
-
 def _with_interaction(fitted: KernelPredictor) -> KernelPredictor:
     """Fit what pairs do beyond the sum of their genes."""
     train = fitted.train
@@ -534,22 +292,3 @@ def _with_interaction(fitted: KernelPredictor) -> KernelPredictor:
     second = alone._expected([each.singles[1] for each in conditions])
     interaction = Interaction.fit(_scaled(train)[pairs], first, second, train.tau[pairs])
     return replace(fitted, interaction=interaction)
-
-
-def _solve(
-    design: "NDArray[np.float64]", gram: "NDArray[np.float64]", pull: "NDArray[np.float64]"
-) -> "NDArray[np.float64]":
-    information = (design.T * gram) @ design
-    return np.linalg.solve(information + RIDGE * gram.mean() * np.eye(2), design.T @ pull)
-
-
-def _unit(vectors: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    length = np.linalg.norm(vectors, axis=1, keepdims=True)
-    return np.divide(vectors, length, out=np.zeros_like(vectors), where=length > LEAST)
-
-
-def _usual(vectors: "NDArray[np.float64]") -> "NDArray[np.float64]":
-    """Scale all vectors alike, to a mean squared length of 1 of those that are not 0."""
-    square = (vectors**2).sum(axis=1)
-    mean = square[square > 0].mean() if (square > 0).any() else 1.0
-    return vectors / np.sqrt(mean)
