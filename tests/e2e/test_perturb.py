@@ -60,7 +60,8 @@ def test_prediction_writes_cells_and_interactions(
     single = next(name for name in names if "+" not in name and name != "control")
     double = next(name for name in names if "+" in name)
     target = tmp_path / "predicted.h5ad"
-    made = cellfm("perturb", "predict", trained, screen, target, single, double, "--cells", 20)
+    words = (single, double, "--cells", 20, "--no-transfer")
+    made = cellfm("perturb", "predict", trained, screen, target, *words)
     if made.code and "not among" in made.err:
         pytest.skip("the simulator's first genes are not all in the packaged model")
     assert made.code == 0, made.err

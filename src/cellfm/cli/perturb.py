@@ -1,7 +1,9 @@
 """The commands ``cellfm perturb train``, ``predict`` and ``reverse``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
 
 from cellfm.cli.console import print_table, say
 
@@ -40,6 +42,7 @@ def train(  # noqa: PLR0913 - the parameters of tl.train_perturbation
     gene_sets: Path | None = None,
     protocol: Literal["singles", "doubles"] = "singles",
     folds: int = 5,
+    repeats: int = 1,
     min_cells: int = 10,
     drop_unknown: bool = False,
     missing_singles: bool = False,
@@ -85,6 +88,8 @@ def train(  # noqa: PLR0913 - the parameters of tl.train_perturbation
         What is held out to measure: perturbed genes, or pairs.
     folds
         Of the cross-validation.
+    repeats
+        How often the folds are dealt anew; each condition's scores are averaged over them.
     min_cells
         Conditions with fewer cells are left out.
     drop_unknown
@@ -137,6 +142,7 @@ def train(  # noqa: PLR0913 - the parameters of tl.train_perturbation
                 gene_sets=gene_sets,
                 protocol=protocol,
                 n_folds=folds,
+                n_repeats=repeats,
                 min_cells=min_cells,
                 drop_unknown=drop_unknown,
                 missing_singles=missing_singles,
@@ -176,7 +182,7 @@ def predict(  # noqa: PLR0913 - the parameters of PerturbationModel.predict
     perturbations: list[str],
     *,
     cells: int | None = None,
-    transfer: bool = True,
+    transfer: Annotated[bool, Parameter(negative="--no-transfer")] = True,
     perturbation: str | None = None,
     control: str | None = None,
     weights: str | None = None,

@@ -277,6 +277,30 @@ def test_the_table_has_every_control_and_the_ceiling() -> None:
     assert len(responses) == table["n"].iloc[0] * 120
 
 
+def test_scores_are_averaged_over_folds_dealt_anew() -> None:
+    """Two repeats are the mean of the cross-validations with these two seeds, condition by condition."""
+    calls = []
+    model = train_perturbation(
+        screen(),
+        weights(),
+        min_cells=5,
+        n_folds=3,
+        n_repeats=2,
+        progress=lambda *at: calls.append(at),
+    )
+    assert calls == [(i + 1, len(calls)) for i in range(len(calls))]
+    again = [
+        train_perturbation(screen(), weights(), min_cells=5, n_folds=3, seed=seed).judged.scores
+        for seed in (0, 1)
+    ]
+    for name in ("perturbed-mean", "additive"):
+        for metric in ("pds", "l2_top1000"):
+            both = [one.loc[name, metric] for one in again]
+            np.testing.assert_allclose(
+                model.judged.scores.loc[name, metric], (both[0] + both[1]) / 2
+            )
+
+
 def test_nobody_is_judged_by_what_it_has_seen() -> None:
     """With responses of pure noise nothing unseen is recognised, though every training response is fitted."""
     adata = screen().copy()

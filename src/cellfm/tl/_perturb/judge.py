@@ -1,5 +1,6 @@
 """How good predicted responses are: cross-validation over perturbed genes or pairs, beside every control and the ceiling."""
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -41,13 +42,13 @@ class Judged:
     scores
         Metrics of each method and condition, indexed by both.
     predicted
-        Of the candidate, each condition by the fold that had not seen it, shape (condition, gene).
+        Of the candidate, each condition by folds that had not seen it, mean over repeats, shape (condition, gene).
     sd
         Its standard deviation.
     truth
         What was measured.
     groups
-        What the training part knew of each condition.
+        What the training part of the first repeat knew of each condition.
     warnings
         What is wrong with the predictions as a whole.
     hash
@@ -117,6 +118,7 @@ def judge(  # noqa: PLR0913 - what is compared, and how
     head: Head,
     protocol: Protocol,
     n_folds: int,
+    n_repeats: int,
     seed: int,
     progress: Progress | None = None,
 ) -> Judged:
@@ -134,15 +136,64 @@ def judge(  # noqa: PLR0913 - what is compared, and how
         How responses are predicted.
     protocol
         What is held out.
-    n_folds
-        Of the cross-validation.
+    n_folds, n_repeats
+        Of the cross-validation: folds, and how often they are dealt anew.
     seed
         Of folds, halves and resamples.
     progress
         Called with (fits done, fits in all).
     """
-    splits = fold_conditions(responses.conditions, n_folds=n_folds, protocol=protocol, seed=seed)
-    methods = _methods(head, features, twin, seed)
+    rounds = []
+    for number in range(n_repeats):
+        splits = fold_conditions(
+            responses.conditions, n_folds=n_folds, protocol=protocol, seed=seed + number
+        )
+        methods = _methods(head, features, twin, seed + number)
+        n_before, n_fits = number * len(splits) * len(methods), len(splits) * len(methods)
+
+        def tell(done: int, before: int = n_before, in_all: int = n_repeats * n_fits) -> None:
+            if progress is not None:
+                progress(before + done, in_all)
+
+        rounds.append(_one_round(data, responses, splits, methods, seed=seed + number, tell=tell))
+    names = [name for name in rounds[0].scores if all(name in each.scores for each in rounds)]
+    scores = {name: _averaged([each.scores[name] for each in rounds]) for name in names}
+    truth = responses.take(rounds[0].tested)
+    predicted = np.mean([each.predicted for each in rounds], axis=0)
+    return Judged(
+        table=scores_table(scores, seed=seed),
+        scores=_stacked(scores),
+        predicted=predicted,
+        sd=np.sqrt(np.mean([each.sd**2 for each in rounds], axis=0)),
+        truth=truth,
+        groups=rounds[0].groups,
+        warnings=_warnings(predicted, truth),
+        hash=hashlib.sha256("".join(each.hash for each in rounds).encode()).hexdigest(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Round:
+    """One cross-validation."""
+
+    scores: "Mapping[str, pd.DataFrame]"
+    tested: "NDArray[np.int64]"
+    predicted: "NDArray[np.float64]"
+    sd: "NDArray[np.float64]"
+    groups: tuple[str, ...]
+    hash: str
+
+
+def _one_round(
+    data: PerturbData,
+    responses: Responses,
+    splits: Sequence[Split],
+    methods: "Mapping[str, Fitted]",
+    *,
+    seed: int,
+    tell: Callable[[int], None],
+) -> _Round:
+    """Predict every condition once, by methods that have not seen it, and score them within its fold."""
     chosen = first_tested(splits)
     tested = np.sort(np.concatenate(chosen))
     fold = np.empty(len(responses.conditions), np.int64)
@@ -157,27 +208,31 @@ def judge(  # noqa: PLR0913 - what is compared, and how
                 answer = method(responses, split, [responses.conditions[i] for i in rows])
                 made[name][0][rows], made[name][1][rows] = answer.delta, answer.sd
             done += 1
-            if progress is not None:
-                progress(done, len(splits) * len(methods))
+            tell(done)
     reference = np.stack([responses.delta[splits[f].part != TEST].mean(axis=0) for f in fold[tested]])  # fmt: skip
     truth = Truth.of(responses.take(tested))
     scores = {
-        name: score_responses(delta[tested], truth, reference=reference)
+        name: score_responses(delta[tested], truth, reference=reference, group=fold[tested])
         for name, (delta, _) in made.items()
     }
-    half = ceiling(data, responses, tested, seed=seed)
+    half = ceiling(data, responses, tested, group=fold[tested], seed=seed)
     if half is not None:
         scores[CEILING] = half
-    return Judged(
-        table=scores_table(scores, seed=seed),
-        scores=_stacked(scores),
+    return _Round(
+        scores=scores,
+        tested=tested,
         predicted=made[CANDIDATE][0][tested],
         sd=made[CANDIDATE][1][tested],
-        truth=responses.take(tested),
         groups=tuple(splits[fold[i]].group[i] for i in tested),
-        warnings=_warnings(made[CANDIDATE][0][tested], responses.take(tested)),
-        hash=splits[0].hash,
+        hash="".join(split.hash for split in splits),
     )
+
+
+def _averaged(tables: "Sequence[pd.DataFrame]") -> "pd.DataFrame":
+    """Mean over rounds of what is known, of each condition."""
+    import pandas as pd
+
+    return pd.concat(tables).groupby(level=0, sort=False).mean()
 
 
 def _warnings(predicted: "NDArray[np.float64]", truth: Responses) -> tuple[str, ...]:
@@ -271,7 +326,12 @@ def _methods(
 
 
 def ceiling(
-    data: PerturbData, responses: Responses, tested: "NDArray[np.int64]", *, seed: int
+    data: PerturbData,
+    responses: Responses,
+    tested: "NDArray[np.int64]",
+    *,
+    group: "NDArray[np.int64] | None" = None,
+    seed: int,
 ) -> "pd.DataFrame | None":
     """Score one half of the cells of each condition as a prediction of the other.
 
@@ -283,6 +343,8 @@ def ceiling(
         To all conditions.
     tested
         Numbers of those that are scored.
+    group
+        Fold of each of them; None for one.
     seed
         Of the halves.
 
@@ -304,7 +366,7 @@ def ceiling(
         half.take(np.array([place[each] for each in wanted]))
         for half, place in zip(halves, places, strict=True)
     )
-    return score_responses(one.delta, Truth.of(other))
+    return score_responses(one.delta, Truth.of(other), group=group)
 
 
 def scores_table(scores: "Mapping[str, pd.DataFrame]", *, seed: int) -> "pd.DataFrame":

@@ -323,6 +323,7 @@ def train_perturbation(  # noqa: PLR0913 - the arguments of a user's question
     gene_sets: GeneSets | str | Path | None = None,
     protocol: Protocol = "singles",
     n_folds: int = 5,
+    n_repeats: int = 1,
     min_cells: int = 10,
     drop_unknown: bool = False,
     missing_singles: bool = False,
@@ -357,8 +358,8 @@ def train_perturbation(  # noqa: PLR0913 - the arguments of a user's question
         Sets of genes (GO terms, pathways, an interaction table), or a file that `cellfm.genes.sets.read_gene_sets` reads.
     protocol
         What the cross-validation holds out: ``"singles"`` (perturbed genes) or ``"doubles"`` (pairs).
-    n_folds
-        Of the cross-validation.
+    n_folds, n_repeats
+        Of the cross-validation: folds, and how often they are dealt anew; each condition's scores are averaged over repeats.
     min_cells
         Conditions with fewer cells are left out.
     drop_unknown
@@ -418,6 +419,7 @@ def train_perturbation(  # noqa: PLR0913 - the arguments of a user's question
         head=head,
         protocol=protocol,
         n_folds=n_folds,
+        n_repeats=n_repeats,
         seed=seed,
         progress=progress,
     )
@@ -438,6 +440,7 @@ def train_perturbation(  # noqa: PLR0913 - the arguments of a user's question
             "batch": batch_key,
             "protocol": protocol,
             "n_folds": n_folds,
+            "n_repeats": n_repeats,
             "seed": seed,
             "n_cells": len(data.code),
             "n_control": responses.n_control,
