@@ -301,6 +301,11 @@ def test_scores_are_averaged_over_folds_dealt_anew() -> None:
             )
 
 
+def test_at_least_one_repeat() -> None:
+    with pytest.raises(ConfigError, match="n_repeats is 0; it must be at least 1"):
+        train_perturbation(screen(), weights(), n_repeats=0)
+
+
 def test_nobody_is_judged_by_what_it_has_seen() -> None:
     """With responses of pure noise nothing unseen is recognised, though every training response is fitted."""
     adata = screen().copy()

@@ -9,6 +9,7 @@ import numpy as np
 
 from cellfm.corpus.conditions import Condition, Protocol, Split, first_tested, fold_conditions
 from cellfm.corpus.split import TEST, TRAIN, VALIDATION
+from cellfm.errors import ConfigError
 from cellfm.tl._perturb.data import PerturbData
 from cellfm.tl._response.baselines import BASELINES, Prediction, Predictor
 from cellfm.tl._response.collapse import collapse
@@ -109,17 +110,39 @@ def fit_head(
     return choose_kernel(joined(train, validation), features, seed=seed)[0]
 
 
-def judge(  # noqa: PLR0913 - what is compared, and how
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """How predictions are judged.
+
+    Attributes
+    ----------
+    protocol
+        What is held out.
+    n_folds, n_repeats
+        Of the cross-validation: folds, and how often they are dealt anew.
+    seed
+        Of folds, halves and resamples.
+    """
+
+    protocol: Protocol = "singles"
+    n_folds: int = 5
+    n_repeats: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.n_repeats < 1:
+            msg = f"n_repeats is {self.n_repeats}; it must be at least 1."
+            raise ConfigError(msg)
+
+
+def judge(  # noqa: PLR0917 - what is compared
     data: PerturbData,
     responses: Responses,
     features: GeneFeatures,
     twin: GeneFeatures,
+    validation: Validation,
     *,
     head: Head,
-    protocol: Protocol,
-    n_folds: int,
-    n_repeats: int,
-    seed: int,
     progress: Progress | None = None,
 ) -> Judged:
     """Predict each condition by methods that have not seen it, and score them.
@@ -132,21 +155,21 @@ def judge(  # noqa: PLR0913 - what is compared, and how
         To all conditions.
     features, twin
         Vectors of genes by the model, and by a network of its shape with random weights.
+    validation
+        How they are judged.
     head
         How responses are predicted.
-    protocol
-        What is held out.
-    n_folds, n_repeats
-        Of the cross-validation: folds, and how often they are dealt anew.
-    seed
-        Of folds, halves and resamples.
     progress
         Called with (fits done, fits in all).
     """
+    seed, n_repeats = validation.seed, validation.n_repeats
     rounds = []
     for number in range(n_repeats):
         splits = fold_conditions(
-            responses.conditions, n_folds=n_folds, protocol=protocol, seed=seed + number
+            responses.conditions,
+            n_folds=validation.n_folds,
+            protocol=validation.protocol,
+            seed=seed + number,
         )
         methods = _methods(head, features, twin, seed + number)
         n_before, n_fits = number * len(splits) * len(methods), len(splits) * len(methods)

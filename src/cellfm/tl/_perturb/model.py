@@ -1,7 +1,7 @@
 """Genetic perturbation: train on a screen, predict what other perturbations would do."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,8 @@ from cellfm.errors import DataError
 from cellfm.genes.sets import GeneSets, read_gene_sets
 from cellfm.tl._perturb.cells import predicted_cells
 from cellfm.tl._perturb.contexts import judge_transfer
-from cellfm.tl._perturb.data import PerturbOptions, read_perturbations, resolve_targets
-from cellfm.tl._perturb.judge import Head, Judged, Progress, fit_head, judge, verdict
+from cellfm.tl._perturb.data import PerturbData, PerturbOptions, read_perturbations, resolve_targets
+from cellfm.tl._perturb.judge import Head, Judged, Progress, Validation, fit_head, judge, verdict
 from cellfm.tl._perturb.reverse import candidates_of, rank_candidates, wanted_change
 from cellfm.tl._perturb.store import load_perturbation, save_perturbation
 from cellfm.tl._response.baselines import Prediction, Predictor
@@ -406,27 +406,32 @@ def train_perturbation(  # noqa: PLR0913 - the arguments of a user's question
         gene_names=gene_names,
         min_matched=min_matched,
     )
-    data = read_perturbations(adata, pretrained.vocabulary, options)
-    responses = Responses.of(data)
+    validation = Validation(protocol=protocol, n_folds=n_folds, n_repeats=n_repeats, seed=seed)
     sets = read_gene_sets(gene_sets) if isinstance(gene_sets, str | Path) else gene_sets
-    features = GeneFeatures.of(data, pretrained, gene_sets=sets, seed=seed)
-    twin = GeneFeatures.of(data, random_twin(pretrained, seed=seed), gene_sets=sets, seed=seed)
-    judged = judge(
-        data,
-        responses,
-        features,
-        twin,
-        head=head,
-        protocol=protocol,
-        n_folds=n_folds,
-        n_repeats=n_repeats,
-        seed=seed,
-        progress=progress,
+    data = read_perturbations(adata, pretrained.vocabulary, options)
+    return _trained(data, pretrained, options, validation, head=head, sets=sets, progress=progress)
+
+
+def _trained(
+    data: PerturbData,
+    model: Pretrained,
+    options: PerturbOptions,
+    validation: Validation,
+    *,
+    head: Head,
+    sets: GeneSets | None,
+    progress: Progress | None,
+) -> PerturbationModel:
+    """Judge by cross-validation, then fit to all conditions."""
+    seed, responses = validation.seed, Responses.of(data)
+    features, twin = (
+        GeneFeatures.of(data, each, gene_sets=sets, seed=seed)
+        for each in (model, random_twin(model, seed=seed))
     )
+    judged = judge(data, responses, features, twin, validation, head=head, progress=progress)
     moved = judge_transfer(data, features, seed=seed) if len(data.contexts) > 1 else None
-    notes = (*data.notes, *judged.warnings)
     return PerturbationModel(
-        model=pretrained,
+        model=model,
         head=head,
         predictor=fit_head(head, responses, features, validation=None, seed=seed),
         responses=responses,
@@ -434,14 +439,11 @@ def train_perturbation(  # noqa: PLR0913 - the arguments of a user's question
         table=judged.table,
         transfer=None if moved is None else moved[0],
         training={
-            "perturbation": perturbation,
-            "control": control,
-            "context": context,
-            "batch": batch_key,
-            "protocol": protocol,
-            "n_folds": n_folds,
-            "n_repeats": n_repeats,
-            "seed": seed,
+            "perturbation": options.perturbation,
+            "control": options.control,
+            "context": options.context,
+            "batch": options.batch,
+            **asdict(validation),
             "n_cells": len(data.code),
             "n_control": responses.n_control,
             "n_conditions": len(responses.conditions),
@@ -449,6 +451,6 @@ def train_perturbation(  # noqa: PLR0913 - the arguments of a user's question
             "contexts_held_out": [] if moved is None else list(moved[1]),
             "gene_sets": None if sets is None else len(sets),
         },
-        notes=notes,
+        notes=(*data.notes, *judged.warnings),
         judged=judged,
     )
