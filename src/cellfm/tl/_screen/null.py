@@ -128,10 +128,9 @@ class Standing:
 
 def _slope(x: "NDArray[np.float64]", y: "NDArray[np.float64]") -> float:
     """Return the median of the slopes between pairs of points, 0 where all have one place."""
-    first, second = np.triu_indices(len(x), 1)
-    run = x[second] - x[first]
-    apart = run != 0
-    return float(np.median((y[second] - y[first])[apart] / run[apart])) if apart.any() else 0.0
+    from scipy.stats import theilslopes
+
+    return float(theilslopes(y, x).slope) if np.ptp(x) > 0 else 0.0
 
 
 def _uncertainty(
