@@ -9,6 +9,7 @@ EXTRAS = {
     "bench": "scib-metrics, harmonypy",
     "chem": "rdkit, POT",
     "index": "faiss-cpu",
+    "programs": "scanpy, igraph",
     "report": "plotly, jinja2",
 }
 """What the extras of this package bring."""

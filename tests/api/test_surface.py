@@ -19,18 +19,22 @@ TOOLS = {
     "DenoiseSummary",
     "DrugModel",
     "EmbedSummary",
+    "GeneFunction",
+    "GenePrograms",
     "IntegrateSummary",
     "MapSummary",
     "PerturbationModel",
     "annotate",
     "annotate_file",
     "build_reference",
+    "classify_genes",
     "denoise",
     "denoise_file",
     "embed",
     "embed_file",
     "fit_whitening",
     "gene_embeddings",
+    "gene_programs",
     "integrate",
     "integrate_file",
     "map_file",
@@ -40,6 +44,7 @@ TOOLS = {
     "pretrain_file",
     "screen",
     "search",
+    "similar_genes",
     "train_annotator",
     "train_annotator_file",
     "train_drugs",
@@ -50,6 +55,7 @@ PLOTS = {
     "confusion",
     "corpus",
     "embedding",
+    "genes",
     "learning_curve",
     "perturbation_deltas",
     "perturbation_report",
@@ -73,7 +79,11 @@ COMMANDS = {
     "denoise",
     "embed",
     "genes check",
+    "genes classify",
     "genes embed",
+    "genes programs",
+    "genes plot",
+    "genes similar",
     "integrate",
     "map build",
     "map query",
@@ -117,7 +127,7 @@ def test_functions_follow_the_contract_of_scanpy(function: Callable[..., object]
     """Data first, then model and place; all other parameters by keyword, typed and documented."""
     parameters = list(inspect.signature(function).parameters.values())
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
-    assert positional[0] in ("adata", "source", "model")
+    assert positional[0] in ("adata", "source", "model", "embeddings")
     assert len(positional) <= 3
     assert set(positional) <= {
         "adata",
@@ -128,6 +138,9 @@ def test_functions_follow_the_contract_of_scanpy(function: Callable[..., object]
         "config",
         "index",
         "annotator",
+        "embeddings",
+        "labels",
+        "gene",
     }
     text = inspect.getdoc(function) or ""
     for parameter in parameters:
@@ -154,7 +167,8 @@ def test_commands_mirror_the_functions() -> None:
     assert names(embed) == names(tl.embed_file)
     assert list(names(embed)) == list(names(tl.embed_file))
     assert names(check) == names(pp.check_file)
-    assert set(names(embed_genes)) == {*names(tl.gene_embeddings), "target", "overwrite"}
+    options = set(names(tl.gene_embeddings)) - {"adata"}
+    assert set(names(embed_genes)) == {*options, "source", "target", "overwrite"}
     # A recipe and its overrides make the config; the data come by name.
     own, theirs = names(pretrain), names(tl.pretrain_file)
     assert set(own) - {"recipe", "overrides", "data", "plan"} == set(theirs) - {"config", "source"}

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import anndata
 import numpy as np
+import pandas as pd
+from matplotlib.image import imread
 
 from cellfm.weights.folder import load
 from tests.e2e.conftest import Cellfm
@@ -21,6 +23,73 @@ def test_embed_writes_the_gene_table(cellfm: Cellfm, model: Path, tmp_path: Path
     np.testing.assert_array_equal(result.X, table[1 : len(pretrained.vocabulary) + 1])
     assert cellfm("genes", "embed", model, target).code == 2
     assert cellfm("genes", "embed", model, target, "--overwrite").code == 0
+
+
+def test_embed_writes_the_states_of_genes_in_groups_of_cells(
+    cellfm: Cellfm, simulated: Path, model: Path, tmp_path: Path
+) -> None:
+    target = tmp_path / "genes.h5ad"
+    words = ("genes", "embed", model, target, "--source", simulated, "--n-cells", 20)
+    outcome = cellfm(*words, "--groupby", "cell_type", "--group", "type0", "--group", "type1")
+    assert outcome.code == 0, outcome.err
+    genes = anndata.read_h5ad(target)
+    assert genes.obs["group"].unique().tolist() == ["type0", "type1"]
+    assert genes.obs["n_cells"].max() <= 20
+    assert f"wrote {target}: {genes.n_obs:,} genes × 32" in outcome.out
+    outcome = cellfm(*words, "--overwrite", "--groupby", "cell_type", "--group", "type2")
+    assert outcome.code == 2
+    assert "no entry 'type2'; it has type0, type1" in outcome.err
+    assert cellfm(*words, "--overwrite", "--kind", "static").code == 2
+    assert anndata.read_h5ad(target).n_obs == genes.n_obs  # a refusal leaves it
+
+
+def test_similar_prints_and_writes_near_genes(
+    cellfm: Cellfm, simulated: Path, model: Path, tmp_path: Path
+) -> None:
+    genes, table = tmp_path / "genes.h5ad", tmp_path / "near.tsv"
+    assert cellfm("genes", "embed", model, genes, "--kind", "query").code == 0
+    words = ("genes", "similar", "CD3E", "--n", 5, "--target", table)
+    outcome = cellfm(*words, "--embeddings", genes)
+    assert outcome.code == 0, outcome.err
+    assert "nearest to CD3E among" in outcome.out
+    near = pd.read_csv(table, sep="\t")
+    assert near["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert near["cosine"].is_monotonic_decreasing
+    assert near["gene"].iloc[0] in outcome.out
+    assert cellfm(*words, "--embeddings", genes).code == 2  # the table exists
+    outcome = cellfm(*words, "--overwrite", "--embeddings", genes, "--source", simulated)
+    assert "Leave one of the two out" in outcome.err
+    outcome = cellfm("genes", "similar", "CD3EE", "--model", model)
+    assert outcome.code == 2
+    assert "near names: CD3E" in outcome.err
+    cells = ("--source", simulated, "--n-cells", 20, "--groupby", "cell_type", "--group", "type1")
+    known = anndata.read_h5ad(simulated).var_names[0]
+    outcome = cellfm("genes", "similar", known, "--model", model, *cells)
+    assert "(contextual in type1)" in outcome.out, outcome.err
+
+
+def test_plot_draws_a_map_of_genes(
+    cellfm: Cellfm, simulated: Path, model: Path, tmp_path: Path
+) -> None:
+    names = anndata.read_h5ad(simulated).var_names
+    sets, out = tmp_path / "sets.gmt", tmp_path / "genes.png"
+    lines = [f"SET{i}\tof tests\t{names[i]}\t{names[i + 1]}" for i in range(20)]
+    sets.write_text("\n".join(lines), encoding="utf-8")
+    words = ("genes", "plot", out, "--model", model, "--source", simulated, "--n-cells", 30)
+    outcome = cellfm(*words, "--gene-sets", sets)
+    assert outcome.code == 2
+    assert "Name some by --highlight" in outcome.err
+    outcome = cellfm(*words, "--gene-sets", sets, "--highlight", "SET99")
+    assert "no set 'SET99' among its 20; near names: SET9" in outcome.err
+    outcome = cellfm(*words, "--highlight", "SET1")
+    assert "Give a GMT file by --gene-sets" in outcome.err
+    assert not out.exists()
+    outcome = cellfm("genes", "plot", tmp_path / "genes.jpeg2", "--model", model)
+    assert "a picture ends in .png, .pdf, .svg" in outcome.err
+    outcome = cellfm(*words, "--gene-sets", sets, "--highlight", "SET1")
+    assert outcome.code == 0, outcome.err
+    assert imread(out).shape[0] > 100
+    assert cellfm(*words).code == 2
 
 
 def test_check_reports_genes_and_counts(cellfm: Cellfm, simulated: Path, model: Path) -> None:

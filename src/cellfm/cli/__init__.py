@@ -67,7 +67,24 @@ app.command(
 
 genes = _group("genes", "Look at genes: their embeddings, and how those of a file match.")
 genes.command(
-    "cellfm.cli.genes:embed", help="Write the static gene embeddings of a model as an h5ad file."
+    "cellfm.cli.genes:embed",
+    help="Write the embeddings of the genes of a model as an h5ad file.",
+)
+genes.command(
+    "cellfm.cli.genes:similar",
+    help="Print the genes whose embeddings are nearest to that of a gene.",
+)
+genes.command(
+    "cellfm.cli.genes:plot",
+    help="Draw a map of genes (UMAP), coloured by locus group or by gene sets.",
+)
+genes.command(
+    "cellfm.cli.genes_programs:programs",
+    help="Cluster the genes that cells express into programs, and name them by known sets, beside co-expression.",
+)
+genes.command(
+    "cellfm.cli.genes_classify:classify",
+    help="Learn labels of genes from their embeddings, print how well that goes beside controls, and predict those of other genes.",
 )
 genes.command(
     "cellfm.cli.genes:check", help="Report whether a file's genes and counts fit a model."

@@ -1,16 +1,47 @@
 """The commands ``cellfm genes …``."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, cast
+
+from cellfm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
+    from anndata import AnnData
+    from matplotlib.figure import Figure
+
+    from cellfm.genes.sets import GeneSets
     from cellfm.pp import FileCheck
 
 
-def embed(model: str, target: Path, *, overwrite: bool = False) -> None:
-    """Write the static gene embeddings of a model as an h5ad file.
+Kind = Literal["static", "contextual", "query"]
+PICTURES = (".png", ".pdf", ".svg")
+N_LEGEND = 12
+"""Sets a legend is readable with."""
 
-    Genes are the observations, with symbol, HGNC id, Ensembl id and locus group in obs; the embeddings are X.
+
+def embed(  # noqa: PLR0913 - the parameters of tl.gene_embeddings
+    model: str,
+    target: Path,
+    *,
+    source: Path | None = None,
+    kind: Kind | None = None,
+    groupby: str | None = None,
+    group: list[str] | None = None,
+    n_cells: int = 2000,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_names: str | None = None,
+    scale: Literal["counts", "log1p"] = "counts",
+    min_matched: float = 0.3,
+    device: str | None = None,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Write the embeddings of the genes of a model as an h5ad file.
+
+    Genes are the observations, with symbol, HGNC id, Ensembl id and locus group in obs; the embeddings are X: those of the embedding table (static), the
+    mean states of the genes in cells of SOURCE (contextual), or what the cell-wise decoder asks a cell for each gene by (query).
 
     Parameters
     ----------
@@ -18,25 +49,343 @@ def embed(model: str, target: Path, *, overwrite: bool = False) -> None:
         Weights folder, or name of one in the cache folder.
     target
         h5ad file to write.
+    source
+        h5ad file with raw counts, for contextual embeddings.
+    kind
+        Which embeddings; without it contextual if there is a source, else static.
+    groupby
+        Column of obs with groups of cells; each is averaged over by itself.
+    group
+        Entry of it; may be repeated. Every entry without.
+    n_cells
+        Cells of a group, drawn at random when there are more.
+    layer
+        Layer with the counts, instead of X.
+    use_raw
+        Take the counts of .raw.
+    gene_names
+        Column of var with symbols or Ensembl ids, instead of the index.
+    scale
+        What the values are; log1p accepts log-normalised data and loses the read depth.
+    min_matched
+        Least fraction of the file's genes that the model must know.
+    device
+        Device to compute on, such as cpu or cuda.
+    seed
+        Of the choice of cells.
     overwrite
         Replace an existing TARGET.
 
     Examples
     --------
     cellfm genes embed weights/cellfm-80m genes.h5ad
-    """
-    from rich.console import Console
 
-    from cellfm import tl
+    cellfm genes embed mini genes.h5ad --source pbmc.h5ad --groupby cell_type --group "B cells"
+    """
+    from cellfm.cli.console import say
     from cellfm.weights.atomic import refuse_existing, replacing
 
     refuse_existing(target, overwrite=overwrite)
-    adata = tl.gene_embeddings(model)
-    with replacing(target) as partial:
-        adata.write_h5ad(partial)
-    Console(highlight=False).print(
-        f"wrote {target}: {adata.n_obs:,} genes × {adata.n_vars}", soft_wrap=True, markup=False
+    asked = _Asked(
+        model=model,
+        source=source,
+        kind=kind,
+        groupby=groupby,
+        group=group,
+        n_cells=n_cells,
+        layer=layer,
+        use_raw=use_raw,
+        gene_names=gene_names,
+        scale=scale,
+        min_matched=min_matched,
+        device=device,
+        seed=seed,
     )
+    genes = asked.embeddings()
+    with replacing(target) as partial:
+        genes.write_h5ad(partial)
+    say(f"wrote {target}: {genes.n_obs:,} genes × {genes.n_vars}")
+
+
+def similar(  # noqa: PLR0913 - tl.similar_genes and the choice of cells
+    gene: str,
+    *,
+    n: int = 20,
+    model: str = "mini",
+    embeddings: Path | None = None,
+    source: Path | None = None,
+    kind: Kind | None = None,
+    groupby: str | None = None,
+    group: str | None = None,
+    n_cells: int = 2000,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_names: str | None = None,
+    seed: int = 0,
+    target: Path | None = None,
+    overwrite: bool = False,
+) -> None:
+    """Print the genes whose embeddings are nearest to that of a gene.
+
+    Nearest by the cosine after the mean of all genes is taken off; the percentile is the share of the other genes that are less near. It shows what the model
+    makes of the cells it was trained on, and is no evidence of a common function.
+
+    Parameters
+    ----------
+    gene
+        Symbol, earlier symbol, alias or Ensembl id.
+    n
+        Near genes to print.
+    model
+        Weights folder, or name of one in the cache folder.
+    embeddings
+        h5ad file of cellfm genes embed, instead of computing them.
+    source
+        h5ad file with raw counts, for contextual embeddings.
+    kind
+        Which embeddings; without it contextual if there is a source, else static.
+    groupby
+        Column of obs with groups of cells.
+    group
+        Entry of it whose cells are averaged over.
+    n_cells
+        Cells, drawn at random when there are more.
+    layer
+        Layer with the counts, instead of X.
+    use_raw
+        Take the counts of .raw.
+    gene_names
+        Column of var with symbols or Ensembl ids, instead of the index.
+    seed
+        Of the choice of cells.
+    target
+        Also write the table, tab-separated.
+    overwrite
+        Replace an existing table.
+
+    Examples
+    --------
+    cellfm genes similar CD3E
+
+    cellfm genes similar CD3E --source pbmc.h5ad --groupby cell_type --group "CD4 T cells" --target near.tsv
+    """
+    from cellfm import tl
+    from cellfm.cli.console import print_table, say
+    from cellfm.weights.atomic import refuse_existing, replacing
+
+    if target is not None:
+        refuse_existing(target, overwrite=overwrite)
+    asked = _Asked(
+        model=model,
+        stored=embeddings,
+        source=source,
+        kind=kind,
+        groupby=groupby,
+        group=None if group is None else [group],
+        n_cells=n_cells,
+        layer=layer,
+        use_raw=use_raw,
+        gene_names=gene_names,
+        seed=seed,
+    )
+    table = tl.similar_genes(asked.embeddings(), gene, n=n)
+    shown = table.set_index("rank").assign(
+        cosine=table["cosine"].map("{:.3f}".format).to_numpy(),
+        percentile=table["percentile"].map("{:.2f}".format).to_numpy(),
+    )
+    said = f"nearest to {table.attrs['gene']} among {table.attrs['n_genes']:,} other genes ({asked.described})"
+    print_table(said, shown)
+    if target is not None:
+        with replacing(target) as new:
+            table.to_csv(new, sep="\t", index=False, float_format="%.6g")
+        say(f"wrote {target}: {len(table):,} rows")
+
+
+def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
+    out: Path,
+    *,
+    model: str = "mini",
+    embeddings: Path | None = None,
+    source: Path | None = None,
+    kind: Kind | None = None,
+    groupby: str | None = None,
+    group: str | None = None,
+    n_cells: int = 2000,
+    layer: str | None = None,
+    use_raw: bool = False,
+    gene_names: str | None = None,
+    gene_sets: Path | None = None,
+    highlight: list[str] | None = None,
+    n_neighbors: int = 15,
+    seed: int = 0,
+    overwrite: bool = False,
+) -> None:
+    """Draw a map of genes (UMAP), coloured by locus group or by gene sets.
+
+    Parameters
+    ----------
+    out
+        Picture to write: png, pdf or svg.
+    model
+        Weights folder, or name of one in the cache folder.
+    embeddings
+        h5ad file of cellfm genes embed, instead of computing them.
+    source
+        h5ad file with raw counts, for contextual embeddings.
+    kind
+        Which embeddings; without it contextual if there is a source, else static.
+    groupby
+        Column of obs with groups of cells.
+    group
+        Entry of it whose cells are averaged over.
+    n_cells
+        Cells, drawn at random when there are more.
+    layer
+        Layer with the counts, instead of X.
+    use_raw
+        Take the counts of .raw.
+    gene_names
+        Column of var with symbols or Ensembl ids, instead of the index.
+    gene_sets
+        GMT file, or table of genes and sets.
+    highlight
+        Name of a set to colour; may be repeated. A gene of several gets the colour of the last.
+    n_neighbors
+        Neighbours of a gene in the graph that is laid out.
+    seed
+        Of the layout and of the choice of cells.
+    overwrite
+        Replace an existing picture.
+
+    Examples
+    --------
+    cellfm genes plot genes.png
+
+    cellfm genes plot genes.png --source pbmc.h5ad --gene-sets h.all.gmt --highlight HALLMARK_OXIDATIVE_PHOSPHORYLATION
+    """
+    from cellfm import pl
+    from cellfm.cli.console import say
+    from cellfm.optional import require
+    from cellfm.tl._genes.similar import lay_out
+    from cellfm.weights.atomic import refuse_existing, replacing
+
+    refuse_existing(out, overwrite=overwrite)
+    if out.suffix not in PICTURES:  # said before a minute's work, not after
+        msg = f"{out} ends in {out.suffix!r}; a picture ends in {', '.join(PICTURES)}. Name it so."
+        raise ConfigError(msg)
+    require("matplotlib", "umap")
+    sets = _highlighted(gene_sets, highlight or [])
+    asked = _Asked(
+        model=model,
+        stored=embeddings,
+        source=source,
+        kind=kind,
+        groupby=groupby,
+        group=None if group is None else [group],
+        n_cells=n_cells,
+        layer=layer,
+        use_raw=use_raw,
+        gene_names=gene_names,
+        seed=seed,
+    )
+    genes = lay_out(asked.embeddings(), n_neighbors=n_neighbors, seed=seed)
+    axes = pl.genes(genes, gene_sets=sets)
+    axes.set_title(f"{genes.n_obs:,} genes ({asked.described})")
+    with replacing(out) as new:
+        cast("Figure", axes.figure).savefig(new, dpi=150, format=out.suffix.lstrip("."))
+    say(f"wrote {out}: {genes.n_obs:,} genes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Asked:
+    """Which embeddings of genes a command is about."""
+
+    model: str
+    stored: Path | None = None
+    source: Path | None = None
+    kind: Kind | None = None
+    groupby: str | None = None
+    group: list[str] | None = None
+    n_cells: int = 2000
+    layer: str | None = None
+    use_raw: bool = False
+    gene_names: str | None = None
+    scale: Literal["counts", "log1p"] = "counts"
+    min_matched: float = 0.3
+    device: str | None = None
+    seed: int = 0
+
+    @property
+    def described(self) -> str:
+        """What they are, in words."""
+        if self.stored is not None:
+            return str(self.stored)
+        cells = f" in {', '.join(self.group)}" if self.group else ""
+        return f"{self._kind}{cells}"
+
+    @property
+    def _kind(self) -> Kind:
+        return self.kind or ("static" if self.source is None else "contextual")
+
+    def embeddings(self) -> "AnnData":
+        """Read or compute them."""
+        from cellfm import tl
+        from cellfm.cli.progress import progress_bar
+        from cellfm.corpus.adata import read_h5ad
+
+        if self.stored is not None:
+            if self.kind or self.source or self.groupby or self.group:
+                msg = f"Embeddings come from the file {self.stored}, but --kind, --source, --groupby or --group say how to compute others. Leave one of the two out."
+                raise ConfigError(msg)
+            return read_h5ad(self.stored, "embeddings of genes")
+        source = self.source
+        adata = None if source is None else read_h5ad(source, "cells", backed=True)
+        try:
+            with progress_bar("embedding", unit="cells") as progress:
+                return tl.gene_embeddings(
+                    self.model,
+                    adata,
+                    kind=self._kind,
+                    groupby=self.groupby,
+                    group=self.group,
+                    n_cells=self.n_cells,
+                    layer=self.layer,
+                    use_raw=self.use_raw,
+                    gene_names=self.gene_names,
+                    scale=self.scale,
+                    min_matched=self.min_matched,
+                    device=self.device,
+                    seed=self.seed,
+                    progress=progress,
+                )
+        finally:
+            if adata is not None:
+                adata.file.close()
+
+
+def _highlighted(path: Path | None, names: list[str]) -> "GeneSets | None":
+    """Return the sets of a file that are to be coloured: those named, or all of a few."""
+    from difflib import get_close_matches
+
+    from cellfm.genes.sets import read_gene_sets
+
+    if path is None:
+        if names:
+            msg = f"--highlight {names[0]} names a gene set, and there are none. Give a GMT file by --gene-sets."
+            raise ConfigError(msg)
+        return None
+    sets = read_gene_sets(path)
+    for name in names:
+        if name not in sets:
+            near = get_close_matches(name.upper(), list(sets), n=3)
+            hint = f"; near names: {', '.join(near)}" if near else ""
+            msg = f"{path} has no set {name!r} among its {len(sets):,}{hint}. Correct --highlight."
+            raise DataError(msg)
+    if not names and len(sets) > N_LEGEND:
+        some = ", ".join(list(sets)[:3])
+        msg = f"{path} has {len(sets):,} sets, such as {some}; at most {N_LEGEND} can be told apart. Name some by --highlight."
+        raise ConfigError(msg)
+    return {name: sets[name] for name in names or sets}
 
 
 def check(

@@ -5,6 +5,7 @@ from cellfm.pl._confusion import confusion
 from cellfm.pl._corpus import corpus
 from cellfm.pl._curve import learning_curve
 from cellfm.pl._embedding import embedding
+from cellfm.pl._genes import genes
 from cellfm.pl._perturbation import perturbation_deltas, perturbation_report
 from cellfm.pl._screen import screen
 
@@ -13,6 +14,7 @@ __all__ = [
     "confusion",
     "corpus",
     "embedding",
+    "genes",
     "learning_curve",
     "perturbation_deltas",
     "perturbation_report",

@@ -6,8 +6,12 @@ from cellfm.tl._annotator_file import annotate_file, train_annotator_file
 from cellfm.tl._denoise import DenoiseSummary, denoise, denoise_file
 from cellfm.tl._drug.model import DrugModel
 from cellfm.tl._drug.train import train_drugs
-from cellfm.tl._embed import embed, gene_embeddings
+from cellfm.tl._embed import embed
 from cellfm.tl._embed_file import EmbedSummary, embed_file
+from cellfm.tl._genes.embeddings import gene_embeddings
+from cellfm.tl._genes.function import GeneFunction, classify_genes
+from cellfm.tl._genes.program_study import GenePrograms, gene_programs
+from cellfm.tl._genes.similar import similar_genes
 from cellfm.tl._integrate import integrate
 from cellfm.tl._integrate_file import IntegrateSummary, integrate_file
 from cellfm.tl._map import map_to_reference, search
@@ -26,18 +30,22 @@ __all__ = [
     "DenoiseSummary",
     "DrugModel",
     "EmbedSummary",
+    "GeneFunction",
+    "GenePrograms",
     "IntegrateSummary",
     "MapSummary",
     "PerturbationModel",
     "annotate",
     "annotate_file",
     "build_reference",
+    "classify_genes",
     "denoise",
     "denoise_file",
     "embed",
     "embed_file",
     "fit_whitening",
     "gene_embeddings",
+    "gene_programs",
     "integrate",
     "integrate_file",
     "map_file",
@@ -47,6 +55,7 @@ __all__ = [
     "pretrain_file",
     "screen",
     "search",
+    "similar_genes",
     "train_annotator",
     "train_annotator_file",
     "train_drugs",

@@ -1,4 +1,4 @@
-"""Cell and gene embeddings on AnnData."""
+"""Cell embeddings on AnnData."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,7 @@ from cellfm.corpus.adata import anndata_source, gene_names_of
 from cellfm.corpus.counts import Scale
 from cellfm.corpus.rows import RowSource
 from cellfm.errors import DataError, OutputExistsError
-from cellfm.genes import GeneMatch, GeneReport, GeneTable, Vocabulary, resolve
+from cellfm.genes import GeneMatch, GeneReport, Vocabulary, resolve
 from cellfm.nn.kernels.cell_state import Precision
 from cellfm.tl._states import (
     BLOCK,
@@ -213,44 +213,6 @@ def encode_rows(
         if progress is not None:
             progress(stop, source.n_rows)
     return states
-
-
-def gene_embeddings(model: Pretrained | str | Path) -> "AnnData":
-    """Return the static embedding of every gene of a model.
-
-    Parameters
-    ----------
-    model
-        From `cellfm.load`, or a weights folder or name.
-
-    Returns
-    -------
-    Genes × dim; ``obs`` has token, symbol, HGNC id, Ensembl id and locus group, ``uns["cellfm"]`` the weights hash.
-
-    Examples
-    --------
-    >>> cellfm.tl.gene_embeddings("my-model")["CD3E"].X  # doctest: +SKIP
-    """
-    import pandas as pd
-    from anndata import AnnData
-
-    pretrained = as_model(model, "cpu")
-    vocabulary = pretrained.vocabulary
-    known = {gene.hgnc_id: gene.locus_group for gene in GeneTable.load().genes}
-    obs = pd.DataFrame(
-        {
-            "token": np.arange(1, len(vocabulary) + 1),
-            "symbol": list(vocabulary.symbols),
-            "hgnc_id": list(vocabulary.hgnc_ids),
-            "ensembl_id": list(vocabulary.ensembl_ids),
-            "locus_group": [known.get(hgnc_id, "") for hgnc_id in vocabulary.hgnc_ids],
-        },
-        index=pd.Index(vocabulary.symbols, name="gene"),
-    )
-    table = (
-        pretrained.network.gene_embedding.weight.detach().numpy()[1 : len(vocabulary) + 1].copy()
-    )
-    return AnnData(table, obs=obs, uns={"cellfm": {"weights_hash": pretrained.hash}})
 
 
 def match_genes(var: "pd.DataFrame", vocabulary: Vocabulary, options: EmbedOptions) -> GeneMatch:

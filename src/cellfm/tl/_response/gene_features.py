@@ -91,7 +91,7 @@ class GeneFeatures:
             symbol=data.symbol,
             embedding=model.network.gene_embedding.weight.detach().cpu().numpy(),
             state=_mean_states(data, model, chosen),
-            coexpression=_coexpression(data.counts[controls], seed=seed),
+            coexpression=coexpression(data.counts[controls], seed=seed),
             sets=None if gene_sets is None else memberships(gene_sets, model.vocabulary),
             seed=seed,
         )
@@ -188,14 +188,34 @@ def _mean_states(
     return encoder.sums.means()["mean"]
 
 
-def _coexpression(counts: "csr_matrix", *, seed: int) -> "NDArray[np.float32]":
-    """Return loadings of genes in a truncated SVD of standardised log expression; unexpressed genes get 0."""
+def coexpression(
+    counts: "csr_matrix", *, seed: int, n_components: int = N_COMPONENTS, standardise: bool = True
+) -> "NDArray[np.float32]":
+    """Return loadings of genes in a truncated SVD of log expression; unexpressed genes get 0.
+
+    Parameters
+    ----------
+    counts
+        Cell × gene; every cell has some.
+    seed
+        Of the start of the iteration.
+    n_components
+        At most.
+    standardise
+        Divide genes by their standard deviation (correlations), or only centre them (covariances, as in PCA).
+
+    Returns
+    -------
+    Shape (gene, component); products of rows are the correlations, or covariances, of genes, as far as the components keep them.
+    """
     from scipy.sparse.linalg import LinearOperator, svds
 
     values = log_values(counts)
     mean = np.asarray(values.mean(axis=0)).ravel()
     square = np.asarray(values.multiply(values).mean(axis=0)).ravel()
-    scale = 1.0 / np.sqrt(np.maximum(square - mean**2, 1e-12))
+    scale = (
+        1.0 / np.sqrt(np.maximum(square - mean**2, 1e-12)) if standardise else np.ones(len(mean))
+    )
     scale[square == 0] = 0.0
     n_cells = values.shape[0]
     standard = LinearOperator(
@@ -204,7 +224,7 @@ def _coexpression(counts: "csr_matrix", *, seed: int) -> "NDArray[np.float32]":
         rmatvec=lambda y: scale * (values.T @ y.ravel() - mean * y.sum()),
         dtype=np.float64,
     )
-    k = min(N_COMPONENTS, min(values.shape) - 1)
+    k = min(n_components, min(values.shape) - 1)
     if k < 1:
         return np.zeros((values.shape[1], 1), np.float32)
     start = np.random.default_rng(seed).standard_normal(min(values.shape))

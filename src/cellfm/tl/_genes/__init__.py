@@ -1,0 +1,1 @@
+"""What genes do: their representations, and what follows from them."""
