@@ -73,6 +73,9 @@ def test_contextual_vectors_serve_too(cells: Path) -> None:
     found = tl.gene_programs(adata, gene_sets=sets, kind="contextual", n_seeds=1)
     assert set(found.comparison.index) == {"cellfm", "coexpression", "random weights", "random"}
     assert found.n_cells == 90
+    adata.X = adata.X.log1p()
+    assert found.scores(adata).shape == (90, found.programs.n)
+    adata.X = before.X.copy()
     assert (adata.X != before.X).nnz == 0
     assert list(adata.obs) == list(before.obs)
 

@@ -96,13 +96,13 @@ def classify(  # noqa: PLR0913 - the parameters of tl.classify_genes
     from cellfm.corpus.adata import read_h5ad
     from cellfm.tl._genes.labels import read_labels
     from cellfm.weights.atomic import refuse_existing, replacing_folder
-    from cellfm.weights.folder import MINI
+    from cellfm.weights.folder import MINI, PACKAGED
 
     refuse_existing(out, overwrite=overwrite)
     chosen = _choose(read_labels(labels), positive=positive, negative=negative, sets=sets)
     with progress_bar("cross-validating", unit="rounds") as progress:
         found = tl.classify_genes(
-            tl.gene_embeddings(model or MINI),
+            tl.gene_embeddings(PACKAGED / MINI if model is None else model),
             chosen,
             task="binary" if positive is not None else task,
             n_repeats=repeats,

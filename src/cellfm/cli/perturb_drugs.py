@@ -1,8 +1,11 @@
 """The commands ``cellfm perturb train-drugs`` and ``cellfm perturb predict-drugs``."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+
+from cellfm.cli.console import print_table, say
 
 if TYPE_CHECKING:
     from cellfm.tl._drug.judge import DrugScore
@@ -122,7 +125,7 @@ def train_drugs(  # noqa: PLR0913 - the parameters of tl.train_drugs
         )
     trained.save(out, overwrite=overwrite)
     _show(trained.scores, held_out=trained.hold_out, notes=trained.notes)
-    _say(f"wrote {out}: {len(trained.drugs)} drugs, method {trained.method}")
+    say(f"wrote {out}: {len(trained.drugs)} drugs, method {trained.method}")
 
 
 def predict_drugs(  # noqa: PLR0913 - the parameters of DrugModel.predict
@@ -204,32 +207,25 @@ def predict_drugs(  # noqa: PLR0913 - the parameters of DrugModel.predict
     )
     with replacing(target) as path:
         made.write_h5ad(path)
-    _say(f"wrote {target}: {made.n_obs:,} cells × {made.n_vars:,} genes under {drug} at {dose:g}")
+    say(f"wrote {target}: {made.n_obs:,} cells × {made.n_vars:,} genes under {drug} at {dose:g}")
 
 
 def _show(scores: "Sequence[DrugScore]", *, held_out: str, notes: Sequence[str]) -> None:
     """Print ours beside its controls, never alone."""
-    import math
+    import pandas as pd
 
-    from rich.table import Table
-
-    from cellfm.cli.console import table_console
-
-    console = table_console()
-    table = Table(title=f"held-out {held_out}s: R² of the responses, against no change", title_justify="left")  # fmt: skip
-    for name in ("method", "50 most differential genes", "95 % interval", "all genes", "Pearson"):
-        table.add_column(name, justify="left" if name == "method" else "right")
-    for each in scores:
-        pearson = "" if math.isnan(each.pearson) else f"{each.pearson:.3f}"
-        table.add_row(each.method, f"{each.r2_top50:.3f}", f"{each.low:.3f} to {each.high:.3f}", f"{each.r2:.3f}", pearson)  # fmt: skip
-    console.print(table)
+    rows = {
+        each.method: {
+            "50 most differential genes": f"{each.r2_top50:.3f}",
+            "95 % interval": f"{each.low:.3f} to {each.high:.3f}",
+            "all genes": f"{each.r2:.3f}",
+            "Pearson": "" if math.isnan(each.pearson) else f"{each.pearson:.3f}",
+        }
+        for each in scores
+    }
+    title = f"held-out {held_out}s: R² of the responses, against no change"
+    print_table(title, pd.DataFrame.from_dict(rows, orient="index").rename_axis("method"))
     if scores:
-        console.print(f"{scores[0].n_treatments} treatments of {scores[0].n_drugs} drugs; intervals resample drugs")  # fmt: skip
+        say(f"{scores[0].n_treatments} treatments of {scores[0].n_drugs} drugs; intervals resample drugs")  # fmt: skip
     for note in notes:
-        _say(note)
-
-
-def _say(text: str) -> None:
-    from cellfm.cli.console import say
-
-    say(text)
+        say(note)

@@ -21,7 +21,6 @@ from cellfm.tl._annotator_heads import (
     TunedScorer,
     linear_arrays,
     linear_of,
-    part_of,
 )
 from cellfm.tl._annotator_judge import Judge
 from cellfm.tl._annotator_score import Calls
@@ -30,7 +29,7 @@ from cellfm.tl._classical import Linear, Profiles
 from cellfm.tl._labels import Labels
 from cellfm.tl._states import EmbedOptions
 from cellfm.tl._stored_table import as_list, as_mapping, from_json, to_json
-from cellfm.weights.artifact import DESCRIPTION, Artifact, load_artifact, save_artifact
+from cellfm.weights.artifact import DESCRIPTION, Artifact, load_artifact, part_of, save_artifact
 from cellfm.weights.folder import Pretrained
 
 if TYPE_CHECKING:

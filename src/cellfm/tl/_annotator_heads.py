@@ -11,13 +11,13 @@ from torch import Tensor
 from cellfm.corpus.adata import anndata_source
 from cellfm.corpus.cells import InMemoryCells
 from cellfm.corpus.counts import refuse_empty_rows
-from cellfm.errors import WeightsError
 from cellfm.genes import GeneMatch, GeneReport
 from cellfm.tl._classical import Linear, Neighbours
 from cellfm.tl._embed import encode_rows, frozen_states, match_genes
 from cellfm.tl._labels import Labels
 from cellfm.tl._states import EmbedOptions, Pool, StateEncoder
 from cellfm.tl._tune import TunedClassifier
+from cellfm.weights.artifact import part_of
 from cellfm.weights.folder import Pretrained
 
 if TYPE_CHECKING:
@@ -315,32 +315,6 @@ def flags_of(labels: Labels) -> "NDArray[np.int64]":
         return np.maximum(labels.code, 0)
     one = np.eye(len(labels.classes), dtype=np.int64)
     return np.where(labels.known[:, None], one[labels.code], 0)
-
-
-def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the tensors whose names begin so, by the rest of their names.
-
-    Parameters
-    ----------
-    tensors
-        By name.
-    prefix
-        Begin of a name.
-
-    Raises
-    ------
-    WeightsError
-        There is none.
-    """
-    found = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
-    }
-    if not found:
-        msg = f"The annotator has no tensor {prefix}…; it is damaged or was written by another version. Train it again."
-        raise WeightsError(msg)
-    return found
 
 
 def linear_arrays(head: Linear) -> "dict[str, NDArray[np.float32]]":

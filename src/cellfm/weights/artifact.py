@@ -120,6 +120,32 @@ def load_artifact(folder: str | Path, *, kind: str) -> Artifact:
     return Artifact(description=own, tensors=tensors)
 
 
+def part_of(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names begin so, by the rest of their names.
+
+    Parameters
+    ----------
+    tensors
+        By name.
+    prefix
+        Begin of a name.
+
+    Raises
+    ------
+    WeightsError
+        There is none.
+    """
+    found = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+    if not found:
+        msg = f"The artifact has no tensor {prefix}…; it is damaged or was written by another version. Make it again."
+        raise WeightsError(msg)
+    return found
+
+
 def _read_description(folder: Path) -> dict[str, object]:
     """Read the JSON; it has every reserved key and a format that is known."""
     path = folder / DESCRIPTION

@@ -13,7 +13,13 @@ from cellfm.genes.lookup import Lookup
 from cellfm.genes.sets import GeneSets, read_gene_sets
 from cellfm.genes.table import GeneTable
 from cellfm.tl._genes.embeddings import Kind, gene_embeddings
-from cellfm.tl._genes.programs import Programs, compare_programs, enrich, find_programs
+from cellfm.tl._genes.programs import (
+    Programs,
+    compare_programs,
+    enrich,
+    find_programs,
+    score_programs,
+)
 from cellfm.tl._perturb.data import PerturbOptions, read_counts
 from cellfm.tl._response.gene_features import coexpression
 from cellfm.tl._states import as_model
@@ -63,6 +69,18 @@ class GenePrograms:
             f"{own['sets']:.0f} gene sets are significant in a program of the model, {other['sets']:.0f} in one of co-expression in these cells at the same number "
             f"of programs (difference {other['difference_low']:+.0f} to {other['difference_high']:+.0f}: {shown})."
         )
+
+    def scores(self, adata: "AnnData", *, seed: int = 0) -> "NDArray[np.float32]":
+        """Return the score of each program in each cell, shape (cell, program); see :func:`~cellfm.tl._genes.programs.score_programs`.
+
+        Parameters
+        ----------
+        adata
+            Cells × genes with log-normalised values in ``X`` under vocabulary symbols.
+        seed
+            Of the genes that are compared with.
+        """
+        return score_programs(adata, self.programs, seed=seed)
 
     def table(self) -> "pd.DataFrame":
         """Return the program of each gene, those in none left out, and the set that is most significant in it."""

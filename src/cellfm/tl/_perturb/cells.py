@@ -1,19 +1,16 @@
 """Predicted responses → cells: counts that start from real control cells, under the names of their genes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from cellfm._version import __version__
-from cellfm.corpus.adata import anndata_source, gene_names_of
 from cellfm.corpus.conditions import CONTROL, parse_condition
-from cellfm.corpus.counts import check_counts
 from cellfm.errors import DataError
 from cellfm.tl._bound_weights import describe_weights
-from cellfm.tl._embed import match_genes
 from cellfm.tl._labels import label_column
-from cellfm.tl._perturb.data import PerturbOptions
+from cellfm.tl._perturb.data import PerturbOptions, read_counts, symbols_of
 from cellfm.tl._response.baselines import Prediction
 from cellfm.tl._response.cells import sample_cells
 from cellfm.tl._response.collapse import collapse
@@ -171,7 +168,7 @@ def control_rows(obs: "pd.DataFrame", options: PerturbOptions) -> "NDArray[np.in
 
 def read_cells(
     adata: "AnnData", rows: "NDArray[np.int64]", model: Pretrained, options: PerturbOptions
-) -> "tuple[csr_matrix, list[str], list[str]]":
+) -> "tuple[csr_matrix, tuple[str, ...], tuple[str, ...]]":
     """Return counts of some rows, the names of the genes, and their vocabulary symbols.
 
     Parameters
@@ -187,26 +184,18 @@ def read_cells(
 
     Raises
     ------
+    DataError
+        A cell has no counts.
     CountsError
         The values are no counts.
     GeneMatchError
         Too few genes are known.
     """
-    from scipy import sparse
-
-    source, var = anndata_source(adata, layer=options.layer, use_raw=options.use_raw)
-    match = match_genes(var, model.vocabulary, options.reading())
-    block = sparse.csr_matrix(source.read(0, source.n_rows))[rows]
-    check_counts(block)
-    names = [str(name) for name in gene_names_of(var, options.gene_names)]
-    symbols = [
-        model.vocabulary.symbols[token - 1] if token else name
-        for token, name in zip(match.token.tolist(), names, strict=True)
-    ]
-    return block, names, symbols
+    counts, names, match = read_counts(adata, rows, model.vocabulary, options)
+    return counts, names, symbols_of(match, names, model.vocabulary)
 
 
-def align_genes(train: Responses, symbols: list[str]) -> "NDArray[np.int64]":
+def align_genes(train: Responses, symbols: Sequence[str]) -> "NDArray[np.int64]":
     """Return the column of each training gene among the genes of the cells, −1 for none.
 
     Parameters

@@ -185,15 +185,11 @@ def read_perturbations(
     place = {condition: number for number, condition in enumerate(conditions)}
     contexts, context = levels_of(adata, options.context, rows)
     batches, batch = levels_of(adata, options.batch, rows)
-    symbols = [
-        vocabulary.symbols[token - 1] if token else name
-        for token, name in zip(match.token.tolist(), genes, strict=True)
-    ]
     return PerturbData(
         counts=counts,
         genes=genes,
         match=match,
-        symbol=tuple(symbols),
+        symbol=symbols_of(match, genes, vocabulary),
         conditions=tuple(conditions),
         code=np.array([place[parsed[str(entry)]] for entry in entries[rows]], np.int64),
         contexts=contexts,
@@ -202,6 +198,24 @@ def read_perturbations(
         batch=batch,
         cells=np.asarray(adata.obs_names[rows].astype(str), dtype=str),
         notes=tuple(notes),
+    )
+
+
+def symbols_of(match: GeneMatch, names: Sequence[str], vocabulary: Vocabulary) -> tuple[str, ...]:
+    """Return the vocabulary symbol of each gene, its own name where it has no token.
+
+    Parameters
+    ----------
+    match
+        Tokens of the genes.
+    names
+        Of the input.
+    vocabulary
+        Of the model.
+    """
+    return tuple(
+        vocabulary.symbols[token - 1] if token else name
+        for token, name in zip(match.token.tolist(), names, strict=True)
     )
 
 

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from cellfm.corpus.conditions import Condition, parse_condition
 from cellfm.errors import WeightsError
-from cellfm.tl._annotator_heads import part_of
 from cellfm.tl._bound_weights import check_weights, describe_weights, weights_of
 from cellfm.tl._response.baselines import Predictor
 from cellfm.tl._response.gene_features import GeneFeatures
@@ -19,7 +18,7 @@ from cellfm.tl._response.interaction import Interaction
 from cellfm.tl._response.kernel import KernelPredictor
 from cellfm.tl._response.responses import Responses
 from cellfm.tl._stored_table import as_list, as_mapping, from_json, to_json
-from cellfm.weights.artifact import load_artifact, save_artifact
+from cellfm.weights.artifact import load_artifact, part_of, save_artifact
 from cellfm.weights.folder import Pretrained
 
 if TYPE_CHECKING:
