@@ -91,7 +91,7 @@ training on one CPU core; weights rounded to {bits} bits of mantissa. To make th
 python tools/make_mini.py ../shared/data work/ src/cellfm/weights/packaged/mini
 ```
 
-The settings were chosen on the same left-out data set (docs/objective.md), so its figures are a little too good.
+The settings were chosen on the same left-out data set (docs/explanation/objective.md), so its figures are a little too good.
 
 ## Metrics
 

@@ -172,9 +172,10 @@ def _show(adata: "AnnData", target: Path) -> None:
     console = Console(highlight=False, markup=False)
     table = Table(show_header=False)
     table.add_row("cells × genes", f"{adata.n_obs:,} × {adata.n_vars:,}")
-    for column in ("lineage", "cell_type", "donor", "batch", "perturbation"):
+    columns = {"lineage": "lineages", "cell_type": "cell types", "donor": "donors", "batch": "batches", "perturbation": "perturbations"}
+    for column, name in columns.items():
         if column in adata.obs:
-            table.add_row(f"{column.replace('_', ' ')}s", f"{adata.obs[column].nunique():,}")
+            table.add_row(name, f"{adata.obs[column].nunique():,}")
     table.add_row("expressed genes of a cell", f"{adata.X.nnz / adata.n_obs:,.0f} in the mean")
     table.add_row("counts of a cell", f"{adata.X.sum() / adata.n_obs:,.0f} in the mean")
     console.print(table)

@@ -260,6 +260,11 @@ class GuardedRows:
         self.n_rows, self.n_cols = source.n_rows, source.n_cols
         self._source, self._path = source, path
 
+    @property
+    def by_columns(self) -> bool:
+        """Whether the matrix is stored by columns: the first read then writes all of it to scratch files."""
+        return isinstance(self._source, ColumnRows)
+
     def read(self, start: int, stop: int) -> sparse.csr_matrix:
         """Return the rows ``start:stop``.
 

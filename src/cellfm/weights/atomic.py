@@ -11,7 +11,8 @@ from cellfm.errors import OutputExistsError
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside `path`; move the file there when the block ends well."""
+    """Give a temporary name beside `path`, whose folder is made; move the file there when the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _beside(path)
     try:
         yield temporary

@@ -402,8 +402,8 @@ def test_reference_refuses_what_it_cannot_use() -> None:
     [
         ({"n_cells": 0}, "n_cells is 0; it must be a number of at least 1"),
         ({"n_genes": 20}, "n_genes is 20; it must be a number of at least 50"),
-        ({"n_types": 2}, "n_types is 2; it must be a number of at least 3"),
-        ({"n_donors": 1}, "n_donors is 1; it must be a number of at least 2"),
+        ({"n_types": 2}, "n_types is 2 and n_lineages is 3"),
+        ({"n_donors": 1}, "n_donors is 1 and n_batches is 2"),
         ({"depth": float("nan")}, "depth is nan"),
         ({"batch_effect": -1.0}, "batch_effect is -1.0"),
         ({"doublets": 1.5}, "doublets is 1.5; it must be a share from 0 to 1"),

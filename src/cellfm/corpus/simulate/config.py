@@ -174,8 +174,14 @@ class SimulationConfig:
         _at_least(self, 1, "n_cells", "n_lineages", "n_programs", "n_batches")
         _at_least(self, MIN_GENES, "n_genes")
         _at_least(self, 0, "world")
-        _at_least(self, self.n_lineages, "n_types")
-        _at_least(self, self.n_batches, "n_donors")
+        for name, least in (("n_types", "n_lineages"), ("n_donors", "n_batches")):
+            if getattr(self, name) < getattr(self, least):
+                msg = (
+                    f"{name} is {getattr(self, name)} and {least} is {getattr(self, least)}, but each of the latter needs one of the "
+                    f"former. Give more {name.removeprefix('n_')} (--{name.removeprefix('n_')}) or fewer {least.removeprefix('n_')} "
+                    f"(--{least.removeprefix('n_')})."
+                )
+                raise ConfigError(msg)
         positive = ("depth", "empty_depth", "evenness", "dispersion")
         _at_least(self, 1e-6, *positive)
         spreads = [

@@ -21,7 +21,7 @@ PROGRAMS_OF_REGULATOR = 3
 WELL_EXPRESSED = 0.3
 """Regulators are among this part of the genes, the highest expressed, so that a knock-down can be seen."""
 SYNERGY = 0.6
-"""|η| of an interacting double."""
+"""Magnitude of η of an interacting double."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -54,6 +54,7 @@ GPUS = tuple(
     )
     for name, description, bf16, fp32, memory, bandwidth in _SHEETS
 )
+"""Accelerators that are known by name."""
 
 
 def find_gpu(name: str) -> Gpu:

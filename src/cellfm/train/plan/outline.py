@@ -88,7 +88,7 @@ class Checkpoints:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """What a run takes; see :func:`plan`."""
+    """What a run takes; see :func:`~cellfm.train.plan.forecast.plan`."""
 
     gpu: Gpu
     n_gpus: int
