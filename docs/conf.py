@@ -6,12 +6,13 @@ from importlib import metadata
 from pathlib import Path
 from types import GenericAlias
 
-from cellfm.cli import app as commands
 from sphinx.util.nodes import make_refnode
+
+from cellfm.cli import app as commands
 
 project = "CellFM"
 author = "The CellFM developers"
-copyright = "The CellFM developers, BSD-3-Clause"  # noqa: A001 - Sphinx's name
+copyright = "The CellFM developers, BSD-3-Clause"
 release = metadata.version("cellfm")
 
 extensions = [
@@ -52,8 +53,17 @@ nitpick_ignore_regex = [
     (r"py:class", r"(?!cellfm\.).*"),
     (r"py:.*", r"cellfm\.(\w+\.)*_\w+(\..*)?"),
     (r"py:.*", r"(torch|anndata|scanpy|sklearn|scipy|numpy|pandas|rich|plotly|matplotlib)\..*"),
-    (r"py:(exc|obj)", r"(torch|rich|pydantic)\..*"),
+    (r"py:(exc|obj)", r"(torch|rich|pydantic|typing)\..*"),
+    (
+        r"py:.*",
+        r"cellfm\.(config\.load\.ConfigT|train\.finetune\.Batch(_co)?|bench\.states\.Kept)",
+    ),  # variables of types
 ]
+# In annotations that are only strings docutils takes these for links: let them be some.
+rst_epilog = "\n".join(
+    f".. _np.{name}: https://numpy.org/doc/stable/reference/arrays.scalars.html"
+    for name in ("bool", "object", "str")
+)
 suppress_warnings = ["ref.python"]  # a name in an annotation that several modules have
 
 
@@ -68,7 +78,9 @@ def resolve_by_name(app, env, node, content):
     if len(public) != 1:
         return None
     entry = objects[public[0]]
-    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, public[0])
+    return make_refnode(
+        app.builder, node["refdoc"], entry.docname, entry.node_id, content, public[0]
+    )
 
 
 def write_commands(app, config):
@@ -81,7 +93,9 @@ def write_commands(app, config):
 
 def skip_aliases(app, what, name, thing, skip, options):
     """Leave out aliases of types: they are read where they are used."""
-    is_alias = isinstance(thing, (GenericAlias, typing.TypeVar)) or typing.get_origin(thing) is not None
+    is_alias = (
+        isinstance(thing, (GenericAlias, typing.TypeVar)) or typing.get_origin(thing) is not None
+    )
     return True if is_alias else skip
 
 

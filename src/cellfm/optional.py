@@ -8,9 +8,11 @@ EXTRAS = {
     "analysis": "scanpy, scikit-learn, matplotlib",
     "bench": "scib-metrics, harmonypy",
     "chem": "rdkit, POT",
+    "hub": "huggingface_hub",
     "index": "faiss-cpu",
     "programs": "scanpy, igraph",
     "report": "plotly, jinja2",
+    "serve": "starlette, uvicorn, plotly, scanpy",
 }
 """What the extras of this package bring."""
 

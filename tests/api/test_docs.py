@@ -10,7 +10,9 @@ from cellfm.cli import app
 from cellfm.cli.plan import plan_of_words
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted(
+    page for page in (ROOT / "docs").rglob("*.md") if not {"_build", "generated"} & set(page.parts)
+)
 BLOCK = re.compile(r"^```bash\n(.*?)^```", re.DOTALL | re.MULTILINE)
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -24,13 +26,13 @@ def own_commands(page: Path) -> list[list[str]]:
     return [[word for word in line if word != "&"] for line in found]
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_links_lead_to_files(page):
     links = LINK.findall(page.read_text(encoding="utf-8"))
     assert [link for link in links if not (page.parent / link).exists()] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: f"{page.parent.name}/{page.name}")
 def test_commands_exist(page):
     for words in own_commands(page):
         command, _, _ = app.parse_args(words, exit_on_error=False, print_error=False)
@@ -38,12 +40,14 @@ def test_commands_exist(page):
 
 
 def test_commands_of_the_cluster_page_are_found():
-    names = [" ".join(words[:2]) for words in own_commands(ROOT / "docs/pretrain-on-a-cluster.md")]
+    names = [
+        " ".join(words[:2]) for words in own_commands(ROOT / "docs/how-to/pretrain-on-a-cluster.md")
+    ]
     assert {"corpus build", "corpus check", "pretrain --plan", "pretrain 800m"} <= set(names)
 
 
 def test_the_plan_that_is_shown():
-    page = (ROOT / "docs" / "pretrain-on-a-cluster.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "how-to" / "pretrain-on-a-cluster.md").read_text(encoding="utf-8")
     run = plan_of_words("800m", ["cells=100e6", "gpus=32", "gpu=h200"])
     for text in (
         f"{run.parameters.total:,}",

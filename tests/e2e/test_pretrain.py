@@ -40,7 +40,7 @@ def test_pretrain_makes_a_run_and_a_model(cellfm: Cellfm, simulated: Path, tmp_p
     assert outcome.code == 0, outcome.err
     assert "20 steps done" in outcome.out
     assert "gene's mean" in outcome.out
-    assert f"wrote {run / 'model'} and {run / 'metrics.jsonl'}" in outcome.out
+    assert f"wrote {run / 'model'}, {run / 'metrics.jsonl'}" in outcome.out
     (table,) = [
         line.split() for line in outcome.out.splitlines() if line.strip().startswith("cells")
     ]

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cellfm.settings import cache_dir
+from cellfm.errors import ConfigError
+from cellfm.settings import HUB, cache_dir, hub_endpoint, hub_takes_token, offline
 
 
 def test_variable_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -35,3 +36,49 @@ def test_freedesktop_variable(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_dir() == tmp_path / "cellfm"
+
+
+@pytest.fixture
+def no_hub(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    for variable in ("CELLFM_HUB", "HF_ENDPOINT", "CELLFM_OFFLINE", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(variable, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "expected", "token"),
+    [
+        ("", "", HUB, True),
+        ("", "https://mirror.example/", "https://mirror.example", True),
+        ("https://mirror.example", "", "https://mirror.example", False),
+        ("https://mirror.example/hf/", "https://other.example", "https://mirror.example/hf", False),
+        (HUB, "https://mirror.example", HUB, True),
+        ("https://mirror.example", "https://mirror.example/", "https://mirror.example", True),
+        ("", "http://mirror.example", "http://mirror.example", False),
+        ("", "http://127.0.0.1:8000", "http://127.0.0.1:8000", True),
+    ],
+)
+def test_hub(
+    no_hub: pytest.MonkeyPatch, ours: str, theirs: str, expected: str, *, token: bool
+) -> None:
+    no_hub.setenv("CELLFM_HUB", ours)
+    no_hub.setenv("HF_ENDPOINT", theirs)
+    assert hub_endpoint() == expected
+    assert hub_takes_token() is token
+
+
+def test_what_is_no_hub(no_hub: pytest.MonkeyPatch) -> None:
+    no_hub.setenv("HF_ENDPOINT", "mirror.example")
+    with pytest.raises(ConfigError, match="HF_ENDPOINT is no address of a hub"):
+        hub_endpoint()
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"), [("1", True), ("Yes", True), ("0", False), ("", False)]
+)
+def test_offline(no_hub: pytest.MonkeyPatch, word: str, *, expected: bool) -> None:
+    assert not offline()
+    for variable in ("CELLFM_OFFLINE", "HF_HUB_OFFLINE"):
+        no_hub.setenv(variable, word)
+        assert offline() is expected
+        no_hub.delenv(variable)

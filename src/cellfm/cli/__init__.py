@@ -3,11 +3,14 @@
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import metadata
+from inspect import signature
 from signal import SIGTERM
 
 from cyclopts import App, CycloptsError, Parameter
 
+from cellfm.cli.console import speaking
 from cellfm.errors import CellFMError
 
 FAILED, USER_ERROR, SET_ASIDE, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
@@ -15,8 +18,11 @@ HELP_FLAGS = ("--help", "-h")
 
 _EPILOGUE = (
     "Each command explains itself: cellfm embed --help. Exit codes: 0 done, 1 failed, 2 something in the input is wrong, "
-    "3 done but some sources of a corpus were set aside; --debug shows where in the code."
+    "3 done but some sources of a corpus were set aside, 130 interrupted, 143 ended by SIGTERM. Every command also takes --quiet (errors and "
+    "warnings only), --json (one JSON object on standard output: tables, paths written, exit code, error) and --debug (shows where in the code). "
+    "cellfm --install-completion completes commands and options in your shell."
 )
+_EVERYWHERE = "Every command also takes --quiet, --json and --debug: see cellfm --help."
 
 
 def _version() -> str:
@@ -37,13 +43,28 @@ app = App(
     default_parameter=Parameter(negative=()),
     suppress_keyboard_interrupt=False,
 )
+app.register_install_completion_command(
+    help="Complete commands and options in this shell: writes a script and, for bash and zsh, a line in its startup file."
+)
 # Import strings: no command's module is loaded before it is asked for. The summaries are the docstrings' first lines.
 app.command("cellfm.cli.demo:demo", help="Show on real cells what CellFM does, offline.")
+app.command(
+    "cellfm.cli.doctor:doctor",
+    help="Say whether this machine, and a file, are ready, and what to do next.",
+)
+app.command(
+    "cellfm.cli.convert:convert",
+    help="Write counts of any readable format (10x h5, mtx, csv, h5ad) as an h5ad file.",
+)
 app.command("cellfm.cli.embed:embed", help="Embed the cells of an h5ad file.")
 app.command(
     "cellfm.cli.annotate:app",
     name="annotate",
     help='Label the cells of an h5ad file as a reference does, "unknown" where nothing fits.',
+)
+app.command(
+    "cellfm.cli.view:view",
+    help="Show the cells of an h5ad file on a page in the browser.",
 )
 app.command(
     "cellfm.cli.markers:markers",
@@ -143,7 +164,22 @@ perturb.command(
     help="Delete or raise genes in the input of real cells, one at a time, and write how the state of the cell moves.",
 )
 
-weights = _group("weights", "Make, convert and inspect weights folders.")
+weights = _group("weights", "Get, make, convert and inspect weights folders.")
+weights.command(
+    "cellfm.cli.weights_hub:get",
+    help="Download weights from the hub, unless they are here, and print the name that always means the same ones.",
+)
+weights.command(
+    "cellfm.cli.weights_hub:list_", name="list", help="List the weights that are on this machine."
+)
+weights.command(
+    "cellfm.cli.weights_hub:official",
+    help="Say where the official CellFM weights are and under which licence, or import the downloaded files.",
+)
+weights.command(
+    "cellfm.cli.weights_hub:upload",
+    help="Put a weights folder on the hub in one commit, with its card and the hash of every file.",
+)
 weights.command(
     "cellfm.cli.weights:import_",
     name="import",
@@ -198,29 +234,61 @@ def run(arguments: Sequence[str]) -> int:
     -------
     The exit code: 0 done, 1 failed, 2 the user's input is wrong, 3 sources of a corpus were set aside, 130 interrupted, 143 ended by SIGTERM.
     """
-    debug = "--debug" in arguments
-    words = [word for word in arguments if word != "--debug"]
+    words = list(arguments)
+    debug, quiet = _taken(words, "--debug"), _taken(words, "--quiet")
+    if set(words) & set(HELP_FLAGS):
+        return _run(words, debug=debug)[0]
+    machines = not _has_own_json(words) and _taken(words, "--json")
+    with speaking("machines" if machines else "quiet" if quiet else "people") as said:
+        code, error = _run(words, debug=debug)
+    if machines:
+        message = "" if error is None else _message(error)
+        named = " ".join(app.parse_commands(words)[0])
+        with suppress(BrokenPipeError):  # of a reader that has seen enough
+            sys.stdout.write(said.to_json(command=named, code=code, error=error, message=message) + "\n")  # fmt: skip
+            sys.stdout.flush()
+    return code
+
+
+def _run(words: list[str], *, debug: bool) -> tuple[int, BaseException | None]:
+    """Run one command; return its exit code and what ended it early, which is said."""
     try:
         if not words or set(words) & set(HELP_FLAGS):
             _complete_help(words)
         code = app(words, exit_on_error=False, result_action="return_value")
-    except CycloptsError:  # printed by cyclopts
-        return USER_ERROR
+    except CycloptsError as error:  # printed by cyclopts
+        return USER_ERROR, error
     except KeyboardInterrupt as interrupt:
         by_signal = SIGTERM in interrupt.args
         _complain(
             f"{'Ended by SIGTERM' if by_signal else 'Interrupted'}. 'cellfm embed' and 'cellfm corpus build' go on by the same command, 'cellfm "
             "pretrain' by the same with --resume."
         )
-        return TERMINATED if by_signal else INTERRUPTED
+        return (TERMINATED if by_signal else INTERRUPTED), interrupt
     except (CellFMError, OSError) as error:
         if debug:
             traceback.print_exc()
         _complain(_message(error))
         # A loss that is not finite is a failure of the run, not of what was asked for.
         inputs = isinstance(error, CellFMError) and not isinstance(error, ArithmeticError)
-        return USER_ERROR if inputs else FAILED
-    return code if isinstance(code, int) else 0  # most commands return nothing
+        return (USER_ERROR if inputs else FAILED), error
+    return (code if isinstance(code, int) else 0), None  # most commands return nothing
+
+
+def _taken(words: list[str], flag: str) -> bool:
+    """Take a flag of all commands out of the words."""
+    there = flag in words
+    words[:] = [word for word in words if word != flag]
+    return there
+
+
+def _has_own_json(words: Sequence[str]) -> bool:
+    """Whether a command has an option --json of its own, as those that print what is in a corpus do."""
+    if "--json" not in words:
+        return False
+    _, apps, _ = app.parse_commands([word for word in words if word != "--json"])
+    function = apps[-1].default_command
+    return function is not None and "json" in signature(function).parameters
 
 
 def _complete_help(words: Sequence[str]) -> None:
@@ -232,7 +300,7 @@ def _complete_help(words: Sequence[str]) -> None:
         return
     description, examples = split_docstring(text)
     asked.help = description
-    asked.help_epilogue = f"Examples:\n\n{examples}"
+    asked.help_epilogue = f"Examples:\n\n{examples}\n\n{_EVERYWHERE}" if examples else _EVERYWHERE
 
 
 def split_docstring(text: str) -> tuple[str, str]:

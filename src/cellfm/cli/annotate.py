@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cellfm.cli.console import print_table, say
+from cellfm.cli.console import print_table, say, wrote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -189,7 +189,7 @@ def annotate(  # noqa: PLR0913 - the parameters of tl.annotate_file
         from cellfm import pl
 
         written.append(pl.annotation_report(result, report))
-    say(f"wrote {', '.join(map(str, written))}")
+    wrote(*written)
 
 
 @app.command
@@ -317,7 +317,7 @@ def train(  # noqa: PLR0913 - the parameters of tl.train_annotator_file
     for column in annotator.columns:
         _print_metrics(column.labels.name, column.tables["metrics"])
     size = sum(path.stat().st_size for path in out.iterdir())
-    say(f"wrote {out}: {size / 2**20:.1f} MiB, bound to the weights {annotator.model.hash[:12]}…")
+    wrote(out, about=f"{size / 2**20:.1f} MiB, bound to the weights {annotator.model.hash[:12]}…")
 
 
 def _tune(epochs: int | None) -> "TuneConfig":

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from cellfm.cli.console import progress_console, say, show_table, shows_progress, wrote
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from cellfm.bench.result import Result
@@ -28,19 +29,17 @@ def list_() -> None:
     """
     from cellfm.bench.datasets import BUILT_IN
     from cellfm.bench.registry import TASKS, load_task
-    from cellfm.cli.console import table_console
 
-    console = table_console()
     for name in TASKS:
         task = load_task(name)
-        console.print(f"{name}: {task.summary}", soft_wrap=True)
+        say(f"{name}: {task.summary}")
         metrics = ", ".join(metric.name for metric in task.metrics)
-        console.print(f"metrics: {metrics}", soft_wrap=True)
-        console.print(_method_table(task))
-        console.print()
-    console.print("Datasets that need no file (others: YAML files, see benchmarks/datasets):")
+        say(f"metrics: {metrics}")
+        show_table(_method_table(task))
+        say("")
+    say("Datasets that need no file (others: YAML files, see benchmarks/datasets):")
     for name, make in BUILT_IN.items():
-        console.print(f"  {name}: {make().about}", soft_wrap=True)
+        say(f"  {name}: {make().about}")
 
 
 def run(  # noqa: PLR0913 - the parameters of a run
@@ -134,13 +133,12 @@ def _method_table(task: "Task") -> "Table":
 @contextmanager
 def _bar() -> Iterator[Callable[[str, int, int], None]]:
     """Show on standard error which method runs; elsewhere than on a terminal, a line for each."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    console = Console(stderr=True)
+    console = progress_console()
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
     text = TextColumn("{task.description}")
-    with Progress(*columns, text, console=console, transient=True, disable=not console.is_terminal) as bar:  # fmt: skip
+    with Progress(*columns, text, console=console, transient=True, disable=not shows_progress(console)) as bar:  # fmt: skip
         task = bar.add_task("", total=None)
 
         def advance(what: str, done: int, total: int) -> None:
@@ -152,21 +150,16 @@ def _bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def _show(done: "Run") -> None:
-    from cellfm.cli.console import table_console
-
-    console = table_console()
     for group in done.table.groups().values():
         if (group[0].task, group[0].dataset_hash) in done.asked:
-            _show_group(console, [row for row in group if row.primary])
+            _show_group([row for row in group if row.primary])
     for sentence in (*done.held_back, *(f"not run: {why}" for why in done.refused)):
-        console.print(sentence, soft_wrap=True)
-    console.print(
-        f"wrote {done.path}: {len(done.table):,} results; {done.n_run} methods run, {done.n_reused} used again",
-        soft_wrap=True,
-    )
+        say(sentence)
+    about = f"{len(done.table):,} results; {done.n_run} methods run, {done.n_reused} used again"
+    wrote(done.path, about=about)
 
 
-def _show_group(console: "Console", rows: "Sequence[Result]") -> None:
+def _show_group(rows: "Sequence[Result]") -> None:
     """Print the primary metric of a group, the best normalised score first, failures last."""
     from rich.table import Table
 
@@ -174,7 +167,7 @@ def _show_group(console: "Console", rows: "Sequence[Result]") -> None:
     few = "" if one.k is None else f", {one.k} labelled cells of each type"
     intra = " (not of held-out donors or batches: no headline)" if one.split == "intra" else ""
     title = f"{one.task} on {one.dataset}: {one.split} split{intra}{few}, seed {one.seed}"
-    console.print(title, soft_wrap=True)
+    say(title)
     numbers = (one.metric, "95 % interval", "normalised", "seconds")
     table = Table("method", "setting", box=None, pad_edge=False)
     for name in numbers:
@@ -183,16 +176,16 @@ def _show_group(console: "Console", rows: "Sequence[Result]") -> None:
         between = "" if row.low is None else f"{row.low:.3f} to {row.high:.3f}"
         score = "" if row.normalised is None else f"{row.normalised:.3f}"
         table.add_row(row.method, row.setting, row.text, between, score, f"{row.seconds:.1f}")
-    console.print(table)
+    show_table(table)
     for row in rows:
         if row.failed is not None:
-            console.print(f"{row.method} failed: {row.failed}", soft_wrap=True)
+            say(f"{row.method} failed: {row.failed}")
     shared = [
         note for note in one.notes if all(note in row.notes for row in rows if not row.failed)
     ]
     facts = (f"intervals over units: {one.n_units} × {one.unit}", *shared)
-    console.print("; ".join(facts), soft_wrap=True)
-    console.print()
+    say("; ".join(facts))
+    say("")
 
 
 def _rank(row: "Result") -> tuple[bool, float]:

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cellfm.cli.console import say, show_table, wrote
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -28,12 +30,10 @@ def report(out: Path, *, to: Path | None = None) -> None:
 
     cellfm bench report runs/bench --to bench.html
     """
-    from rich.console import Console
-
     from cellfm.bench.report import write_report
 
     path = write_report(out, to)
-    Console(highlight=False, markup=False).print(f"wrote {path}", soft_wrap=True)
+    wrote(path)
 
 
 def compare(
@@ -106,23 +106,17 @@ def export(
     --------
     cellfm bench export runs/bench results.json --format open-problems
     """
-    from rich.console import Console
-
     from cellfm.bench.export import export as export_results
 
     path, lost = export_results(out, to, form=format, overwrite=overwrite)
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"wrote {path}")
+    wrote(path)
     if lost:
-        console.print(f"left out, as {format} has no metric of this meaning: {', '.join(lost)}")
+        say(f"left out, as {format} has no metric of this meaning: {', '.join(lost)}")
 
 
 def _show(found: "Sequence[Comparison]") -> None:
     from rich.table import Table
 
-    from cellfm.cli.console import table_console
-
-    console = table_console()
     first = found[0]
     table = Table("case", "n", first.method, first.against, "difference", "verdict")
     for each in found:
@@ -136,8 +130,7 @@ def _show(found: "Sequence[Comparison]") -> None:
             f"{each.difference:+.3f}{bounds}",
             each.verdict,
         )
-    console.print(table)
-    console.print(
-        "Below each difference its 95 % interval; not shown: it includes 0, so neither is shown to be better.",
-        soft_wrap=True,
+    show_table(table)
+    say(
+        "Below each difference its 95 % interval; not shown: it includes 0, so neither is shown to be better."
     )

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from cellfm.cli.console import say, show_table, wrote
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -21,7 +23,6 @@ MOST_ROWS = 20
 
 def show_sources(entries: "Sequence[SourceEntry]") -> int:
     """Print what would be read; the exit code says whether all of it can be found."""
-    from rich.console import Console
     from rich.table import Table
 
     from cellfm.cli import SET_ASIDE
@@ -39,22 +40,19 @@ def show_sources(entries: "Sequence[SourceEntry]") -> int:
             continue
         n_bytes += size
         table.add_row(entry.name, reader.name, f"{size:,}", str(entry.path))
-    console = Console(highlight=False, markup=False)
-    console.print(table)
+    show_table(table)
     for problem in problems:
-        console.print(problem, soft_wrap=True)
-    console.print(f"{len(entries):,} sources, {n_bytes:,} bytes; nothing was read or written")
+        say(problem)
+    say(f"{len(entries):,} sources, {n_bytes:,} bytes; nothing was read or written")
     return SET_ASIDE if problems else 0
 
 
 def show_result(result: "BuildResult", names: "Sequence[str]") -> int:
     """Print what a build or an addition did; `names` are the sources it was given."""
-    from rich.console import Console
     from rich.table import Table
 
     from cellfm.cli import SET_ASIDE
 
-    console = Console(highlight=False, markup=False)
     report, table = result.report, Table(show_header=False)
     table.add_row("sources in the corpus", f"{report.n_curated:,} of {report.n_sources:,}")
     table.add_row("cells in these", f"{report.n_cells_in:,}")
@@ -68,18 +66,18 @@ def show_result(result: "BuildResult", names: "Sequence[str]") -> int:
     table.add_row("counts on known genes", f"{report.coverage:.1%}")
     table.add_row("size", f"{report.n_bytes:,} bytes, {report.n_bytes_per_cell:,.0f} a cell")
     table.add_row("time", f"{report.seconds:.1f} s")
-    console.print(table)
+    show_table(table)
     aside = [source for source in result.set_aside if source.name in set(names)]
     for source in aside:
-        console.print(f"set aside {source.name}: {source.reason}", soft_wrap=True)
+        say(f"set aside {source.name}: {source.reason}")
     for name in names:
         told = report.sources.get(name, {})
         if told.get("status") == "curated" and not told.get("n_cells"):
-            console.print(f"no cell of {name} is kept: all were dropped or duplicates")
+            say(f"no cell of {name} is kept: all were dropped or duplicates")
     for name, known in result.skipped:
-        console.print(f"passed over {name}: it is in the corpus as {known}", soft_wrap=True)
-    console.print(f"wrote {result.store}: hash {result.manifest.hash[:16]}", soft_wrap=True)
-    console.print(f"reports are in {result.store / 'report.json'} and reports/", soft_wrap=True)
+        say(f"passed over {name}: it is in the corpus as {known}")
+    wrote(result.store, about=f"hash {result.manifest.hash[:16]}")
+    say(f"reports are in {result.store / 'report.json'} and reports/")
     return SET_ASIDE if aside else 0
 
 
@@ -87,19 +85,16 @@ def show_check(result: "CheckResult", store: Path, *, json: bool) -> int:
     """Print what is wrong; the exit code says whether anything is."""
     from dataclasses import asdict
 
-    from rich.console import Console
-
     from cellfm.cli import FAILED
 
     if json:
         print_json({"is_good": result.is_good, **asdict(result)})
     else:
-        console = Console(highlight=False, markup=False, soft_wrap=True)
         for problem in result.problems:
-            console.print(str(problem))
+            say(str(problem))
         n = len(result.problems)
         verdict = "is whole" if not n else "has 1 problem" if n == 1 else f"has {n:,} problems"
-        console.print(
+        say(
             f"{store} {verdict}: {result.n_parts:,} parts, {result.n_files:,} files and {result.n_cells:,} cells are right"
         )
     return 0 if result.is_good else FAILED
@@ -107,55 +102,51 @@ def show_check(result: "CheckResult", store: Path, *, json: bool) -> int:
 
 def show_contained(results: "Sequence[ContainsResult]", problems: "Sequence[str]") -> None:
     """Print what was found of each source."""
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
     table = Table("source", "same file as", "cells", "in the corpus", "share")
     for result in results:
         known = result.known_as or "none"
         numbers = (f"{result.n_cells:,}", f"{result.n_found:,}", f"{result.fraction:.1%}")
         table.add_row(result.name, known, *numbers)
-    console.print(table)
+    show_table(table)
     for result in results:
         for dataset, n_cells in result.by_dataset.items():
-            console.print(f"{result.name}: {n_cells:,} cells are in the dataset {dataset}")
+            say(f"{result.name}: {n_cells:,} cells are in the dataset {dataset}")
         for donor, n_cells in result.donors.items():
-            console.print(f"{result.name}: the donor {donor} has {n_cells:,} cells in the corpus")
+            say(f"{result.name}: the donor {donor} has {n_cells:,} cells in the corpus")
         if result.is_free:
-            console.print(f"{result.name}: nothing of it was found in the corpus")
+            say(f"{result.name}: nothing of it was found in the corpus")
     for problem in problems:
-        console.print(problem, soft_wrap=True)
+        say(problem)
 
 
 def show_description(said: "Description", files: "Sequence[Path]") -> None:
     """Print tables."""
-    from rich.console import Console
     from rich.table import Table
 
     from cellfm.corpus.describe import QUANTILES
 
-    console = Console(highlight=False, markup=False)
     table = Table(title=said.store, show_header=False, title_justify="left")
     table.add_row("cells", f"{said.n_cells:,} in {said.n_parts:,} parts")
     table.add_row("size", f"{said.n_bytes:,} bytes, {said.bytes_per_cell:,.0f} a cell")
     seen = "" if said.n_genes_seen is None else f", {said.n_genes_seen:,} with a count"
     table.add_row("genes", f"{said.n_genes:,} in the vocabulary{seen}")
     table.add_row("hash", said.hash[:16])
-    console.print(table)
+    show_table(table)
     quantiles = Table("of a cell", *(f"{100 * quantile:g} %" for quantile in QUANTILES))
     for name, values in (("genes", said.genes_per_cell), ("counts", said.counts_per_cell)):
         quantiles.add_row(name, *(f"{value:,.0f}" for value in values))
-    console.print(quantiles)
+    show_table(quantiles)
     for name, groups in said.groups.items():
         if any(group.label for group in groups):
-            console.print(_group_table(said, name))
+            show_table(_group_table(said, name))
         else:
-            console.print(f"{name}: not known of any cell")
+            say(f"{name}: not known of any cell")
     for source in said.set_aside:
-        console.print(f"set aside {source.name}: {source.reason}", soft_wrap=True)
+        say(f"set aside {source.name}: {source.reason}")
     for file in files:
-        console.print(f"wrote {file}", soft_wrap=True)
+        wrote(file)
 
 
 def _group_table(said: "Description", name: str) -> "Table":

@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellfm.cli.console import say, show_table, wrote
+
 if TYPE_CHECKING:
     from cellfm.bench.demo import DemoResult
 
@@ -60,10 +62,8 @@ def demo(
 
 
 def _show(result: "DemoResult") -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     if result.table is not None:
         table = Table("method", "probe", "macro-F1", "95 % interval")
         for row in result.table.rows:
@@ -71,9 +71,8 @@ def _show(result: "DemoResult") -> None:
             table.add_row(
                 row.method, row.probe, f"{score.value:.3f}", f"{score.low:.3f} to {score.high:.3f}"
             )
-        console.print(table)
+        show_table(table)
     for sentence in result.verdict:
-        console.print(sentence)
-    console.print(f"done in {result.seconds:.0f} s; wrote")
-    for path in result.files:
-        console.print(f"  {path}")
+        say(sentence)
+    say(f"done in {result.seconds:.0f} s")
+    wrote(*result.files)

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from cellfm.cli.console import say, show_table, wrote
+
 if TYPE_CHECKING:
     from cellfm.tl import DenoiseSummary
 
@@ -114,16 +116,14 @@ def _names(genes: str) -> list[str]:
 def _show(summary: "DenoiseSummary", *, key: str) -> None:
     import math
 
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    console.print(summary.report.to_text(), soft_wrap=True)
+    say(summary.report.to_text())
     table = Table(show_header=False)
     table.add_row("cells", f"{summary.n_cells:,}")
     table.add_row("genes", f"{summary.n_genes:,}")
     blend = f"shape {summary.shape:g}" if math.isfinite(summary.shape) else "do not enter"
     table.add_row("the cells' own counts", blend)
     table.add_row("time", f"{summary.seconds:.1f} s")
-    console.print(table)
-    console.print(f'wrote {summary.target}: {summary.where}["{key}"]', soft_wrap=True)
+    show_table(table)
+    wrote(summary.target, about=f'{summary.where}["{key}"]')

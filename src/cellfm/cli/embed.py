@@ -107,18 +107,15 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
 
 
 def _show(summary: "EmbedSummary", *, key: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
-    console.print(summary.report.to_text(), soft_wrap=True)
+    from cellfm.cli.console import say, show_table, wrote
+
+    say(summary.report.to_text())
     table = Table(show_header=False)
     table.add_row("cells", f"{summary.n_cells:,}")
     if summary.resumed_from:
         table.add_row("of these from an earlier run", f"{summary.resumed_from:,}")
     table.add_row("time", f"{summary.seconds:.1f} s, {summary.cells_per_second:,.1f} cells/s")
-    console.print(table)
-    console.print(
-        f'wrote {summary.target}: obsm["{key}"], {summary.n_cells:,} × {summary.dim}',
-        soft_wrap=True,
-    )
+    show_table(table)
+    wrote(summary.target, about=f'obsm["{key}"], {summary.n_cells:,} × {summary.dim}')

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
+from cellfm.cli.console import show_table, wrote
+
 if TYPE_CHECKING:
     from cellfm.tl import IntegrateSummary
 
@@ -117,10 +119,8 @@ def integrate(  # noqa: PLR0913 - the parameters of tl.integrate_file
 
 
 def _show(summary: "IntegrateSummary", *, key: str) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
     table = Table(show_header=False)
     for name, size in summary.batch_sizes.items():
         table.add_row(f"cells of batch {name}", f"{size:,}")
@@ -129,8 +129,5 @@ def _show(summary: "IntegrateSummary", *, key: str) -> None:
         table.add_row("masked loss, validation cells", f"{before:.4f} before, {after:.4f} after")
         table.add_row("best epoch", f"{summary.best_epoch}")
     table.add_row("time", f"{summary.seconds:.1f} s")
-    console.print(table)
-    console.print(
-        f'wrote {summary.target}: obsm["{key}"], {summary.n_cells:,} × {summary.dim}',
-        soft_wrap=True,
-    )
+    show_table(table)
+    wrote(summary.target, about=f'obsm["{key}"], {summary.n_cells:,} × {summary.dim}')

@@ -4,6 +4,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cellfm.cli.console import say, show_table, wrote
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -79,8 +81,6 @@ def build(  # noqa: PLR0913 - the parameters of tl.build_reference
 
     cellfm map build atlas.h5ad atlas-index --model weights/cellfm-80m --label cell_type --label tissue
     """
-    from rich.console import Console
-
     from cellfm import tl
     from cellfm.cli.progress import progress_bar
 
@@ -106,18 +106,14 @@ def build(  # noqa: PLR0913 - the parameters of tl.build_reference
             overwrite=overwrite,
             progress=progress,
         )
-    console = Console(highlight=False, markup=False)
     among = f"cells of other {batch_key}" if batch_key else "the other cells"
     for name, score in made.leave_one_out.items():
-        console.print(
+        say(
             f"{name}: {score['n_cells']:,} reference cells left out get the label of {among} with accuracy {score['accuracy']:.3f}, "
-            f"macro-F1 {score['macro_f1']:.3f}",
-            soft_wrap=True,
+            f"macro-F1 {score['macro_f1']:.3f}"
         )
-    console.print(
-        f"wrote {out}: {made.n_cells:,} cells × {made.dim} ({made.pool}), {made.structure}, {made.metric}",
-        soft_wrap=True,
-    )
+    about = f"{made.n_cells:,} cells × {made.dim} ({made.pool}), {made.structure}, {made.metric}"
+    wrote(out, about=about)
 
 
 def query(  # noqa: PLR0913 - the parameters of tl.map_file
@@ -220,7 +216,7 @@ def query(  # noqa: PLR0913 - the parameters of tl.map_file
             progress=progress,
         )
     _show(summary.obs, key=key_added)
-    print(f"wrote {summary.target}: {len(summary.obs):,} cells")  # noqa: T201
+    wrote(summary.target, about=f"{len(summary.obs):,} cells")
 
 
 def search(  # noqa: PLR0913 - the parameters of tl.search
@@ -297,9 +293,6 @@ def _show(obs: "pd.DataFrame", *, key: str) -> None:
     """Print how many cells got each label, how sure, and how far from the reference."""
     from rich.table import Table
 
-    from cellfm.cli.console import table_console
-
-    console = table_console()
     names = [str(column) for column in obs.columns]
     for share in [name for name in names if name.endswith("_probability")]:
         name = share.removesuffix("_probability")
@@ -309,9 +302,8 @@ def _show(obs: "pd.DataFrame", *, key: str) -> None:
             table.add_row(
                 str(label), f"{len(cells):,}", f"{middle.iloc[0]:.2f}", f"{middle.iloc[1]:.0f}"
             )
-        console.print(table)
+        show_table(table)
     far = int((obs[f"{key}_percentile"] >= 100).sum())
-    console.print(
-        f"{far:,} of {len(obs):,} cells are farther from the reference than any reference cell looked at is from the others",
-        soft_wrap=True,
+    say(
+        f"{far:,} of {len(obs):,} cells are farther from the reference than any reference cell looked at is from the others"
     )

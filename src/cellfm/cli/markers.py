@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Literal
 
+from cellfm.cli.console import say, wrote
+
 
 def markers(  # noqa: PLR0913 - the parameters of tl.marker_genes
     source: Path,
@@ -74,7 +76,6 @@ def markers(  # noqa: PLR0913 - the parameters of tl.marker_genes
     cellfm markers reference.h5ad annotator markers.tsv --groupby cell_type
     """
     from anndata import read_h5ad
-    from rich.console import Console
 
     from cellfm import tl
     from cellfm.cli.progress import progress_bar
@@ -110,7 +111,6 @@ def markers(  # noqa: PLR0913 - the parameters of tl.marker_genes
         adata.file.close()
     with replacing(target) as new:
         table.to_csv(new, sep="\t", index=False, float_format="%.6g")
-    console = Console(highlight=False, markup=False)
     for name, genes in table.groupby("type", sort=False):
-        console.print(f"{name}: {', '.join(genes['gene'][:8])}", soft_wrap=True)
-    console.print(f"wrote {target}: {len(table):,} rows", soft_wrap=True)
+        say(f"{name}: {', '.join(genes['gene'][:8])}")
+    wrote(target, about=f"{len(table):,} rows")

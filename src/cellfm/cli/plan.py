@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from cellfm.cli.console import say, show_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -31,21 +33,17 @@ def show_plan(recipe: str, words: Sequence[str]) -> None:
     words
         As given on the command line: key=value, see :func:`plan_of_words`.
     """
-    from rich.console import Console
-
     plan = plan_of_words(recipe, words)
-    console = Console(highlight=False)
     machine = f"{plan.n_gpus:,} × {plan.gpu.description}"
     where = f", {plan.n_nodes:,} nodes" if plan.n_nodes > 1 else ""
-    console.print(f"{recipe}: {plan.n_cells:,} cells on {machine}{where}", soft_wrap=True)
+    say(f"{recipe}: {plan.n_cells:,} cells on {machine}{where}")
     for table in (_model(plan), _memory(plan), _time(plan), _data(plan)):
-        console.print(table)
+        show_table(table)
     for warning in plan.warnings:
-        console.print(f"! {warning}", soft_wrap=True, markup=False)
-    console.print(
+        say(f"! {warning}")
+    say(
         "Counts of parameters, operations and bytes are those of this implementation. Peaks are the vendors' (cpu: measured); "
-        "the MFU is assumed, not measured, and times follow from it; communication and waiting are part of it.",
-        soft_wrap=True,
+        "the MFU is assumed, not measured, and times follow from it; communication and waiting are part of it."
     )
 
 

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cellfm.cli.console import say, show_table, wrote
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -120,16 +122,14 @@ def _plan(recipe: str, words: Sequence[str]) -> None:
 
 
 def _show(result: "RunResult") -> None:
-    from rich.console import Console
 
-    console = Console(highlight=False, markup=False, soft_wrap=True)
     skipped = f", {result.skipped:,} of them skipped" if result.skipped else ""
-    console.print(f"{result.step:,} steps done{skipped}; run folder {result.folder}")
+    say(f"{result.step:,} steps done{skipped}; run folder {result.folder}")
     if not result.held_out:
-        console.print("No cells were held out, so nothing says how good the weights are.")
+        say("No cells were held out, so nothing says how good the weights are.")
     else:
-        console.print(_table(result.held_out))
-    console.print(f"wrote {result.folder / 'model'} and {result.folder / 'metrics.jsonl'}")
+        show_table(_table(result.held_out))
+    wrote(result.folder / "model", result.folder / "metrics.jsonl")
 
 
 def _table(scores: "Sequence[HeldOutScore]") -> "Table":

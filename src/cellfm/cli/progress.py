@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from cellfm.cli.console import progress_console, shows_progress
+
 if TYPE_CHECKING:
     from rich.progress import ProgressColumn
 
@@ -27,15 +29,14 @@ def progress_bar(what: str, *, unit: str) -> Iterator[Advance]:
     unit
         Plural of what is counted, such as ``"cells"``.
     """
-    from rich.console import Console
     from rich.progress import Progress
 
-    console = Console(stderr=True)
+    console = progress_console()
     with Progress(
         *_columns(unit),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not shows_progress(console),
         speed_estimate_period=SPEED_SECONDS,
     ) as bar:
         task = bar.add_task(what, total=None)
@@ -49,12 +50,11 @@ def training_line() -> "Iterator[Callable[[RunProgress], None]]":
 
     Nothing is shown before the first call: of many processes one is told.
     """
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
+    console = progress_console()
     columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.description}"))
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+    bar = Progress(*columns, console=console, transient=True, disable=not shows_progress(console))
     task = bar.add_task("", start=False)
 
     def advance(now: "RunProgress") -> None:
@@ -108,7 +108,6 @@ def score_text(score: "HeldOutScore") -> str:
 @contextmanager
 def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
     """Show a bar for each stage on standard error; on what is no terminal, a line when a stage begins."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -118,8 +117,7 @@ def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn,
     )
 
-    console = Console(stderr=True)
-
+    console = progress_console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -127,7 +125,7 @@ def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
     )
     tasks: dict[str, TaskID] = {}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bars:
+    with Progress(*columns, console=console, disable=not shows_progress(console)) as bars:
 
         def advance(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
@@ -142,7 +140,6 @@ def stage_bars() -> Iterator[Callable[[str, int, int], None]]:
 @contextmanager
 def byte_bar(what: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
     """Show a progress bar of bytes on standard error."""
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
@@ -151,9 +148,43 @@ def byte_bar(what: str, n_bytes: int) -> Iterator[Callable[[int], None]]:
         DownloadColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = progress_console()
+    with Progress(*columns, console=console, transient=True, disable=console.quiet) as progress:
         task = progress.add_task(what, total=n_bytes)
         yield lambda done: progress.advance(task, done)
+
+
+@contextmanager
+def download_bar(what: str) -> Iterator[Advance]:
+    """Show on standard error how much has been downloaded, how fast, and the time left; nothing when that is no terminal.
+
+    Parameters
+    ----------
+    what
+        Name of the work.
+    """
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+    )
+    console = progress_console()
+    with Progress(
+        *columns, console=console, transient=True, disable=not shows_progress(console)
+    ) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _columns(unit: str) -> "list[ProgressColumn]":

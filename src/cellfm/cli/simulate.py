@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cellfm.cli.console import show_table, wrote
+
 if TYPE_CHECKING:
     from anndata import AnnData
 
@@ -166,17 +168,21 @@ def _reference(path: Path, cell_type_key: str | None) -> "Reference":
 
 
 def _show(adata: "AnnData", target: Path) -> None:
-    from rich.console import Console
     from rich.table import Table
 
-    console = Console(highlight=False, markup=False)
     table = Table(show_header=False)
     table.add_row("cells × genes", f"{adata.n_obs:,} × {adata.n_vars:,}")
-    columns = {"lineage": "lineages", "cell_type": "cell types", "donor": "donors", "batch": "batches", "perturbation": "perturbations"}
+    columns = {
+        "lineage": "lineages",
+        "cell_type": "cell types",
+        "donor": "donors",
+        "batch": "batches",
+        "perturbation": "perturbations",
+    }
     for column, name in columns.items():
         if column in adata.obs:
             table.add_row(name, f"{adata.obs[column].nunique():,}")
     table.add_row("expressed genes of a cell", f"{adata.X.nnz / adata.n_obs:,.0f} in the mean")
     table.add_row("counts of a cell", f"{adata.X.sum() / adata.n_obs:,.0f} in the mean")
-    console.print(table)
-    console.print(f"wrote {target}", soft_wrap=True)
+    show_table(table)
+    wrote(target)

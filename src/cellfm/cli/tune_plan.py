@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
+from cellfm.cli.console import say, show_table
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -46,8 +48,6 @@ def show_tune_plan(recipe: str, *, strength: str, rank: int) -> None:
     ConfigError
         There is no such recipe, or the rank is below 1.
     """
-    from rich.console import Console
-
     from cellfm.config import preset
     from cellfm.train.plan.parameters import count_parameters
 
@@ -56,11 +56,10 @@ def show_tune_plan(recipe: str, *, strength: str, rank: int) -> None:
     advised = [kind for kind in wanted if kind == strength] or wanted
     tables = [_memory(model, kind, rank) for kind in wanted]
     fits = [_fits(model, kind, rank) for kind in advised]
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    console.print(f"{recipe}: {count_parameters(model).total:,} parameters; nothing is trained")
+    say(f"{recipe}: {count_parameters(model).total:,} parameters; nothing is trained")
     for table in (*tables, *fits):
-        console.print(table)
-    console.print(
+        show_table(table)
+    say(
         "Bytes by formula, on a GPU, for cells of 1,000 expressed genes; the best epoch's copy of the trained parameters is in host memory. "
         f"Usable are {USABLE:.0%} of the memory. In Python: train_annotator(…, tune=TuneConfig(precision=…, activation_checkpointing=…, token_budget=…))."
     )

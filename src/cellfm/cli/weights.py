@@ -33,6 +33,7 @@ def import_(
     --------
     cellfm weights import CellFM_80M_weight.ckpt weights/cellfm-80m --genes expand_gene_info.csv
     """
+    from cellfm.cli.console import wrote
     from cellfm.cli.progress import byte_bar
     from cellfm.weights.mindspore import import_checkpoint, import_size
 
@@ -46,16 +47,17 @@ def import_(
             overwrite=overwrite,
             progress=progress,
         )
-    show(out)
+    show(str(out))
+    wrote(out)
 
 
-def export(folder: Path, checkpoint: Path, *, overwrite: bool = False) -> None:
+def export(folder: str, checkpoint: Path, *, overwrite: bool = False) -> None:
     """Write a weights folder as a checkpoint that MindSpore loads.
 
     Parameters
     ----------
     folder
-        Weights folder.
+        Weights folder, or its name.
     checkpoint
         The .ckpt file to write.
     overwrite
@@ -65,47 +67,50 @@ def export(folder: Path, checkpoint: Path, *, overwrite: bool = False) -> None:
     --------
     cellfm weights export weights/cellfm-80m cellfm-80m.ckpt
     """
-    from rich.console import Console
-
+    from cellfm.cli.console import wrote
     from cellfm.cli.progress import byte_bar
+    from cellfm.weights.folder import find
     from cellfm.weights.layout import OPTIMIZER, WEIGHTS
     from cellfm.weights.mindspore import export_checkpoint
 
-    files = (folder / WEIGHTS, folder / OPTIMIZER)
+    found = find(folder)
+    files = (found / WEIGHTS, found / OPTIMIZER)
     with byte_bar(
         "exporting", sum(file.stat().st_size for file in files if file.is_file())
     ) as progress:
-        export_checkpoint(folder, checkpoint, overwrite=overwrite, progress=progress)
-    Console().print(f"wrote {checkpoint} ({checkpoint.stat().st_size:,} bytes)", highlight=False)
+        export_checkpoint(found, checkpoint, overwrite=overwrite, progress=progress)
+    wrote(checkpoint, about=f"{checkpoint.stat().st_size:,} bytes")
 
 
-def show(folder: Path) -> None:
+def show(folder: str) -> None:
     """Print what a weights folder holds.
 
     Parameters
     ----------
     folder
-        Weights folder.
+        Weights folder, or its name: mini, one of the cache folder, or hf://ORG/REPO.
 
     Examples
     --------
     cellfm weights show weights/cellfm-80m
     """
-    from rich.console import Console
     from rich.table import Table
 
+    from cellfm.cli.console import show_table
     from cellfm.weights.card import shape_text
+    from cellfm.weights.folder import locate
     from cellfm.weights.layout import WEIGHTS, read_description, read_vocabulary
 
-    description = read_description(folder)
-    vocabulary = read_vocabulary(folder, description)
+    located = locate(folder)
+    description = read_description(located.path)
+    vocabulary = read_vocabulary(located.path, description)
     table = Table(title=str(folder), show_header=False, title_justify="left")
     table.add_row("network", shape_text(description.model))
     table.add_row("genes", f"{', '.join(vocabulary.symbols[:4])}, … (hash {vocabulary.hash[:12]})")
-    table.add_row("weights", f"{(folder / WEIGHTS).stat().st_size:,} bytes")
-    for key, value in description.provenance.items():
+    table.add_row("weights", f"{(located.path / WEIGHTS).stat().st_size:,} bytes")
+    for key, value in {**description.provenance, **located.provenance}.items():
         table.add_row(key, value)
-    Console().print(table, highlight=False)
+    show_table(table)
 
 
 def new(preset: str, out: Path, *, seed: int = 0) -> None:
@@ -124,13 +129,15 @@ def new(preset: str, out: Path, *, seed: int = 0) -> None:
     --------
     cellfm weights new mini weights/random
     """
+    from cellfm.cli.console import wrote
     from cellfm.genes.vocabulary import Vocabulary
     from cellfm.weights import folder
 
     made = folder.new(preset, Vocabulary.from_hgnc(), seed)
     card = f"# {out.name}\n\nRandom weights of the preset {preset}, seed {seed}: nothing was learned.\n"
     folder.save(out, made.network, made.vocabulary, card=card, provenance=made.provenance)
-    show(out)
+    show(str(out))
+    wrote(out)
 
 
 def whiten(
@@ -177,11 +184,16 @@ def whiten(
     import anndata
 
     from cellfm import tl
+    from cellfm.cli.console import wrote
     from cellfm.cli.progress import progress_bar
-    from cellfm.errors import DataError, OutputExistsError
+    from cellfm.errors import ConfigError, DataError, OutputExistsError
     from cellfm.weights.folder import load
+    from cellfm.weights.hub_names import is_hub_name
     from cellfm.weights.whitening import WHITENING, write_whitening
 
+    if is_hub_name(folder):
+        msg = "A whitening is written into a weights folder, and what came from the hub stays as it came. Copy the folder that 'cellfm weights get' prints, and give the copy."
+        raise ConfigError(msg)
     target = folder / WHITENING
     if target.exists() and not overwrite:
         msg = f"{target} exists. Say --overwrite to replace it."
@@ -202,7 +214,8 @@ def whiten(
             progress=progress,
         )
     write_whitening(folder, whitening)
-    print(  # noqa: T201 - what a command prints
-        f"wrote {target}: {whitening.dim} of {model.network.config.dim} directions vary at least twice as much as their noise, the first "
-        f"{whitening.ratio[0]:,.0f} times"
+    wrote(
+        target,
+        about=f"{whitening.dim} of {model.network.config.dim} directions vary at least twice as much as their noise, the first "
+        f"{whitening.ratio[0]:,.0f} times",
     )

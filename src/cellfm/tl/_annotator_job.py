@@ -210,7 +210,7 @@ def provenance(
     }
     return {
         "weights_hash": annotator.model.hash,
-        "weights": str(annotator.model.path or "in memory"),
+        "weights": annotator.model.name,
         "vocabulary_hash": annotator.model.vocabulary.hash,
         "cellfm_version": __version__,
         "strength": annotator.strength,

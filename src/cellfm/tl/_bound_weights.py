@@ -6,7 +6,9 @@ from pathlib import Path
 from cellfm._version import __version__
 from cellfm.errors import WeightsError
 from cellfm.tl._states import as_model
-from cellfm.weights.folder import Pretrained
+from cellfm.weights.folder import HUB_KEY, Pretrained
+from cellfm.weights.hub_cache import cached
+from cellfm.weights.hub_names import is_hub_name, parse
 
 N_SHOWN = 12  # characters of a hash in a message
 
@@ -22,7 +24,7 @@ def describe_weights(model: Pretrained) -> dict[str, object]:
     return {
         "cellfm_version": __version__,
         "weights_hash": model.hash,
-        "weights": None if model.path is None else str(model.path.resolve()),
+        "weights": _place(model),
         "vocabulary_hash": model.vocabulary.hash,
     }
 
@@ -31,6 +33,8 @@ def weights_of(
     model: Pretrained | str | Path | None, description: Mapping[str, object], device: str | None
 ) -> Pretrained:
     """Return the weights given, or else those that lie where the artifact's lay, or else those of the package.
+
+    Weights on the hub are taken when they are in the cache: an artifact alone makes no download.
 
     Parameters
     ----------
@@ -42,9 +46,23 @@ def weights_of(
         Where to compute.
     """
     recorded = description.get("weights")
-    if model is None and isinstance(recorded, str) and Path(recorded).is_dir():
+    if model is None and isinstance(recorded, str) and _is_here(recorded):
         return as_model(recorded, device)
     return as_model(model, device)
+
+
+def _place(model: Pretrained) -> str | None:
+    """Return where the weights are found again; None for weights in memory."""
+    if HUB_KEY in model.provenance:
+        return model.name
+    return None if model.path is None else str(model.path.resolve())
+
+
+def _is_here(recorded: str) -> bool:
+    if not is_hub_name(recorded):
+        return Path(recorded).is_dir()
+    name = parse(recorded)
+    return name.commit is not None and cached(name) is not None
 
 
 def check_weights(

@@ -232,7 +232,7 @@ def _provenance(
     }
     return {
         "weights_hash": model.hash,
-        "weights": str(model.path or "in memory"),
+        "weights": model.name,
         "vocabulary_hash": model.vocabulary.hash,
         "cellfm_version": __version__,
         "torch_version": str(torch.__version__),

@@ -162,7 +162,7 @@ def build_reference(  # noqa: PLR0913 - the arguments of a user's question
         description = IndexDescription(
             weights_hash=pretrained.hash,
             vocabulary_hash=pretrained.vocabulary.hash,
-            weights=str(pretrained.path or "in memory"),
+            weights=pretrained.name,
             pool=options.pool,
             whitening_hash=whitening_hash(pretrained, options.pool),
             n_cells=len(cells),

@@ -345,7 +345,7 @@ def provenance(encoder: StateEncoder, *, version: str) -> dict[str, object]:
     }
     return {
         "weights_hash": encoder.model.hash,
-        "weights": str(encoder.model.path or "in memory"),
+        "weights": encoder.model.name,
         "vocabulary_hash": encoder.model.vocabulary.hash,
         "cellfm_version": version,
         "torch_version": str(torch.__version__),

@@ -33,10 +33,8 @@ under your own terms.
 
 def imported_card(title: str, config: ModelConfig, provenance: Mapping[str, str]) -> str:
     """Return the card of weights imported from a MindSpore checkpoint."""
-    values = {"zero_filled": "nothing", **provenance}
-    return _IMPORTED.format(
-        title=title, shape=shape_text(config), licence=OFFICIAL_LICENCE, **values
-    )
+    told = {"title": title, "shape": shape_text(config), "licence": OFFICIAL_LICENCE}
+    return _IMPORTED.format_map({"zero_filled": "nothing", **provenance, **told})
 
 
 def shape_text(config: ModelConfig) -> str:

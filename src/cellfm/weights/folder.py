@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -11,7 +11,9 @@ from cellfm.errors import WeightsError
 from cellfm.genes.vocabulary import Vocabulary
 from cellfm.nn import CellFM, initialise
 from cellfm.settings import cache_dir
+from cellfm.weights import hub
 from cellfm.weights.atomic import refuse_existing, replacing_folder
+from cellfm.weights.hub_names import checked_sha256, is_hub_name, parse
 from cellfm.weights.layout import (
     CARD,
     CONFIG,
@@ -28,6 +30,8 @@ from cellfm.weights.whitening import Whitening, read_whitening
 
 PACKAGED = Path(__file__).parent / "packaged"
 """Weights folders that come with the package."""
+HUB_KEY = "hub"
+"""Entry of the provenance of weights from the hub: their name with its commit."""
 MINI = "mini"
 """Name of the small model that comes with the package: a demonstration, trained on some thousand public cells."""
 
@@ -48,17 +52,38 @@ class Pretrained:
     whitening: Whitening | None = None
     """Puts states in units of technical noise; None where it was never fitted."""
 
+    @property
+    def name(self) -> str:
+        """Where the same weights are found again: a name on the hub with its commit, a folder, or ``"in memory"``."""
+        return self.provenance.get(HUB_KEY) or str(self.path or "in memory")
 
-def load(path_or_name: str | Path, *, device: str | torch.device = "cpu") -> Pretrained:
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A weights folder that a name led to."""
+
+    path: Path
+    sha256: str | None = None
+    """What the SHA-256 of its ``model.safetensors`` must be; None when nobody says."""
+    provenance: Mapping[str, str] = field(default_factory=dict)
+    """Where it came from, when from the hub."""
+
+
+def load(
+    path_or_name: str | Path, *, device: str | torch.device = "cpu", sha256: str | None = None
+) -> Pretrained:
     """Read a weights folder; a missing, extra or misshapen tensor is an error.
 
     Parameters
     ----------
     path_or_name
-        A weights folder, the name of one in the cache folder (``CELLFM_CACHE``), or ``"mini"`` for the small model that
-        comes with the package.
+        A weights folder, the name of one in the cache folder (``CELLFM_CACHE``), ``"mini"`` for the small model that
+        comes with the package, or ``"hf://org/repo@revision"`` for weights on the hub, which are downloaded unless they are in
+        the cache folder.
     device
         Where to put the network.
+    sha256
+        What the SHA-256 of ``model.safetensors`` must be; may stand in the name instead, ``"hf://org/repo#sha256=…"``.
 
     Returns
     -------
@@ -67,13 +92,14 @@ def load(path_or_name: str | Path, *, device: str | torch.device = "cpu") -> Pre
     Raises
     ------
     WeightsError
-        There is no such folder, or its files are damaged or do not belong together.
+        There is no such folder, its files are damaged or do not belong together, or they are not those asked for.
 
     Examples
     --------
     >>> model = cellfm.load("weights/cellfm-80m")  # doctest: +SKIP
     """
-    folder = find(path_or_name)
+    located = locate(path_or_name, sha256=sha256)
+    folder = located.path
     description = read_description(folder)
     vocabulary = read_vocabulary(folder, description)
     with torch.device("meta"):
@@ -87,10 +113,13 @@ def load(path_or_name: str | Path, *, device: str | torch.device = "cpu") -> Pre
         )
     with path.open("rb") as stream:
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    _check_hash(path, digest, located)
+    # Only this function knows that weights came from the hub; a file cannot claim it.
+    written = {key: value for key, value in description.provenance.items() if key != HUB_KEY}
     return Pretrained(
         network=network.eval(),
         vocabulary=vocabulary,
-        provenance=description.provenance,
+        provenance={**written, **located.provenance},
         hash=digest,
         path=folder,
         whitening=read_whitening(folder, weights_hash=digest, dim=description.model.dim),
@@ -183,7 +212,46 @@ def random_twin(model: Pretrained, *, seed: int) -> Pretrained:
 
 
 def find(path_or_name: str | Path) -> Path:
-    """Return the weights folder of a path or name: here, in the cache folder, or in the package."""
+    """Return the weights folder of a path or name, as `locate` does."""
+    return locate(path_or_name).path
+
+
+def locate(
+    path_or_name: str | Path,
+    *,
+    sha256: str | None = None,
+    progress: hub.Progress | None = None,
+    again: bool = False,
+) -> Located:
+    """Find a weights folder: here, in the cache folder, in the package or on the hub, where it is downloaded from.
+
+    Every command and function that takes weights by name finds them here.
+
+    Parameters
+    ----------
+    path_or_name
+        As for `load`.
+    sha256
+        As for `load`; that of a folder is only checked by `load`.
+    progress
+        Called while files are downloaded.
+    again
+        Download again what is here.
+
+    Raises
+    ------
+    WeightsError
+        There is no such folder, or the hub does not give it.
+    """
+    if is_hub_name(path_or_name):
+        fetched = hub.fetch(parse(path_or_name, sha256=sha256), progress=progress, again=again)
+        told = {HUB_KEY: str(fetched.name), "hub_endpoint": fetched.endpoint}
+        return Located(path=fetched.path, sha256=fetched.sha256, provenance=told)
+    wanted = None if sha256 is None else checked_sha256(sha256)
+    return Located(path=_on_this_machine(path_or_name), sha256=wanted)
+
+
+def _on_this_machine(path_or_name: str | Path) -> Path:
     path = Path(path_or_name).expanduser()
     if path.is_dir():
         return path
@@ -195,10 +263,23 @@ def find(path_or_name: str | Path) -> Path:
     there = sorted(entry.parent.name for entry in models.glob(f"*/{CONFIG}"))
     msg = (
         f"There are no weights at {str(path_or_name)!r}: no such folder here, and {models} holds "
-        f"{', '.join(there) if there else 'no weights yet'}. {MINI!r} comes with the package; otherwise give the path of a folder with {CONFIG}, {WEIGHTS} and {GENES}. "
-        "Official CellFM weights: download their .ckpt and gene list, then run 'cellfm weights import'; random ones: "
-        "'cellfm weights new'."
+        f"{', '.join(there) if there else 'no weights yet'}. {MINI!r} comes with the package; otherwise give the path of a folder with {CONFIG}, {WEIGHTS} and {GENES}, "
+        "or the name of weights on the hub, hf://ORG/REPO. Official CellFM weights: 'cellfm weights official 80m' says where they are and imports "
+        "them; random ones: 'cellfm weights new'."
     )
+    raise WeightsError(msg)
+
+
+def _check_hash(path: Path, found: str, located: Located) -> None:
+    if located.sha256 is None or found == located.sha256:
+        return
+    name = located.provenance.get(HUB_KEY)
+    way_out = (
+        f"The copy in the cache is damaged: 'cellfm weights get {name} --overwrite' downloads it again."
+        if name
+        else "These are other weights than were asked for, or the file is damaged."
+    )
+    msg = f"{path} has the SHA-256 {found}, expected {located.sha256}. {way_out}"
     raise WeightsError(msg)
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from cellfm.config.model import ModelConfig
 from cellfm.errors import CheckpointError, WeightsError
 from cellfm.genes.vocabulary import Vocabulary
 from cellfm.weights.atomic import refuse_existing, replacing_folder
@@ -63,6 +64,7 @@ def import_checkpoint(
     optimizer: bool = False,
     overwrite: bool = False,
     progress: Progress | None = None,
+    told: Mapping[str, str] | None = None,
 ) -> None:
     """Make a weights folder of a MindSpore checkpoint.
 
@@ -82,6 +84,8 @@ def import_checkpoint(
         Replace an existing weights folder.
     progress
         Told the number of bytes just read or written; they add up to `import_size`.
+    told
+        More about where the weights come from, for the provenance.
 
     Raises
     ------
@@ -108,6 +112,7 @@ def import_checkpoint(
     moments = _moments(content, names, checkpoint) if optimizer else []
     source_hash = _file_hash(checkpoint, progress)
     provenance = content.provenance(checkpoint, source_hash, kept=optimizer, absent=absent)
+    provenance |= told or {}
     with replacing_folder(folder, marker=CONFIG) as new:
         tensors = [
             _tensor(checkpoint, content.weights.get(name.theirs), name.ours, name.shape)
@@ -119,6 +124,18 @@ def import_checkpoint(
             write_tensors(new / OPTIMIZER, moments, metadata=metadata, progress=progress)
         write_description(new, config, vocabulary, provenance)
         (new / CARD).write_text(imported_card(folder.name, config, provenance), encoding="utf-8")
+
+
+def read_config(checkpoint: Path, genes: Path, *, n_heads: int | None = None) -> ModelConfig:
+    """Return the shape of the network in a MindSpore checkpoint, without reading its tensors.
+
+    Parameters
+    ----------
+    checkpoint, genes, n_heads
+        As for `import_checkpoint`.
+    """
+    shapes = {name: entry.shape for name, entry in _Content.of(checkpoint).weights.items()}
+    return infer_config(shapes, n_genes=len(Vocabulary.read_foreign(genes)), n_heads=n_heads)
 
 
 def import_size(checkpoint: Path, *, optimizer: bool = False) -> int:

@@ -131,7 +131,7 @@ def test_names_in_the_cache(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.chdir(tmp_path / "weights")
     with pytest.raises(
         WeightsError,
-        match=r"no weights at 'mine': .* holds no weights yet.*cellfm weights import.*cellfm weights new",
+        match=r"no weights at 'mine': .* holds no weights yet.*hf://ORG/REPO.*cellfm weights official 80m.*cellfm weights new",
     ):
         find("mine")
     (tmp_path / "cache" / "models").mkdir(parents=True)
