@@ -66,6 +66,9 @@ def test_similar_prints_and_writes_near_genes(
     known = anndata.read_h5ad(simulated).var_names[0]
     outcome = cellfm("genes", "similar", known, "--model", model, *cells)
     assert "(contextual in type1)" in outcome.out, outcome.err
+    logged = ("--layer", "logged", "--scale", "log1p", "--device", "cpu")
+    outcome = cellfm("genes", "similar", known, "--model", model, *cells, *logged)
+    assert outcome.code == 0, outcome.err
 
 
 def test_plot_draws_a_map_of_genes(
@@ -90,6 +93,15 @@ def test_plot_draws_a_map_of_genes(
     assert outcome.code == 0, outcome.err
     assert imread(out).shape[0] > 100
     assert cellfm(*words).code == 2
+    words = (*words, "--overwrite")
+    outcome = cellfm(*words, "--color", "family", "--gene-sets", sets)
+    assert "not both" in outcome.err
+    outcome = cellfm(*words, "--gene-groups", sets)
+    assert "Say --color family" in outcome.err
+    outcome = cellfm(*words, "--color", "family", "--highlight", "NOFAMILY")
+    assert "is of a family 'NOFAMILY'" in outcome.err
+    outcome = cellfm(*words, "--color", "family", "--device", "cpu", "--min-matched", 0.1)
+    assert outcome.code == 0, outcome.err
 
 
 def test_check_reports_genes_and_counts(cellfm: Cellfm, simulated: Path, model: Path) -> None:

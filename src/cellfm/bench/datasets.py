@@ -11,6 +11,7 @@ A file becomes a dataset by a few lines of YAML::
     control: null         # what controls are called there, besides the usual names
     context: null         # column of obs with the cell type or line that was perturbed
     drop: {cell_type: [unknown]}   # cells that are left out
+    gene_sets: hallmark.gmt        # what the genes do (GMT, or a table of genes and sets), relative to this file
     layer: null           # or use_raw: true; gene_names: column of var; scale: counts | log1p
     licence: CC BY 4.0
     about: Human pancreas, inDrop, four donors.
@@ -212,7 +213,13 @@ def read_dataset(path: Path) -> Dataset:
     _check_entries(path, entries)
     given = {key: value for key, value in entries.items() if value is not None}
     drop = given.pop("drop", {})
-    return Dataset(
+    kind = Dataset
+    if "gene_sets" in given:
+        from cellfm.bench.gene_cells import GeneDataset
+
+        kind = GeneDataset
+        given["gene_sets"] = (path.parent / Path(given["gene_sets"]).expanduser()).resolve()
+    return kind(
         **{
             **given,
             "path": (path.parent / Path(given["path"]).expanduser()).resolve(),
@@ -308,10 +315,18 @@ def simulated_drugs(world: str) -> Dataset:
     return simulated_drugs(next(name for name in WORLDS if name == world))
 
 
+def simulated_genes() -> Dataset:
+    """Cells whose genes rise and fall in modules that gene sets know."""
+    from cellfm.bench.gene_cells import simulated_genes
+
+    return simulated_genes()
+
+
 BUILT_IN: Mapping[str, Callable[[], Dataset]] = {
     "simulated-types": simulated_types,
     "simulated-batches": simulated_batches,
     "pbmc68k_reduced": pbmc68k_reduced,
+    "simulated-genes": simulated_genes,
     **{
         f"simulated-perturbations-{world}": partial(simulated_perturbations, world)
         for world in ("additive", "epistatic", "context", "null")
@@ -360,7 +375,7 @@ def _canonical(x: "csr_matrix") -> "csr_matrix":
 
 
 def _check_entries(path: Path, entries: Mapping[str, object]) -> None:
-    allowed = {each.name for each in fields(Dataset)} - {"maker"}
+    allowed = {each.name for each in fields(Dataset)} - {"maker"} | {"gene_sets"}
     unknown = sorted(set(map(str, entries)) - allowed)
     if unknown:
         msg = f"{path} has the entries {unknown}, which no dataset has; it may have {sorted(allowed)}."

@@ -15,6 +15,8 @@ TASKS: Mapping[str, str] = {
     "recovery": "cellfm.bench.tasks.recovery",
     "drugs": "cellfm.bench.tasks.drugs",
     "perturbation": "cellfm.bench.tasks.perturbation",
+    "gene_function": "cellfm.bench.tasks.gene_function",
+    "gene_programs": "cellfm.bench.tasks.gene_programs",
     "reverse": "cellfm.bench.tasks.reverse",
 }
 """Name → module with ``TASK``."""

@@ -97,15 +97,27 @@ genes.command(
 )
 genes.command(
     "cellfm.cli.genes:plot",
-    help="Draw a map of genes (UMAP), coloured by locus group or by gene sets.",
+    help="Draw a map of genes (UMAP), coloured by kind, by family or by gene sets.",
 )
 genes.command(
     "cellfm.cli.genes_programs:programs",
     help="Cluster the genes that cells express into programs, and name them by known sets, beside co-expression.",
 )
 genes.command(
+    "cellfm.cli.genes_network:network",
+    help="Score which genes bear on which in some cells, and compare that with a known network, beside correlations.",
+)
+genes.command(
     "cellfm.cli.genes_classify:classify",
     help="Learn labels of genes from their embeddings, print how well that goes beside controls, and predict those of other genes.",
+)
+genes.command(
+    "cellfm.cli.genes_influence:influence",
+    help="Rank the genes that listen to a gene that is marked as perturbed, beside its known targets.",
+)
+genes.command(
+    "cellfm.cli.genes_specific:specific",
+    help="Rank the genes of each cell type, such as lncRNAs, by the attention of the annotator's class queries.",
 )
 genes.command(
     "cellfm.cli.genes:check", help="Report whether a file's genes and counts fit a model."

@@ -40,7 +40,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.gene_embeddings
 ) -> None:
     """Write the embeddings of the genes of a model as an h5ad file.
 
-    Genes are the observations, with symbol, HGNC id, Ensembl id and locus group in obs; the embeddings are X: those of the embedding table (static), the
+    Genes are the observations, with symbol, HGNC id, Ensembl id, locus group and locus type (HGNC's biotypes) in obs; the embeddings are X: those of the embedding table (static), the
     mean states of the genes in cells of SOURCE (contextual), or what the cell-wise decoder asks a cell for each gene by (query).
 
     Parameters
@@ -121,6 +121,9 @@ def similar(  # noqa: PLR0913 - tl.similar_genes and the choice of cells
     layer: str | None = None,
     use_raw: bool = False,
     gene_names: str | None = None,
+    scale: Literal["counts", "log1p"] = "counts",
+    min_matched: float = 0.3,
+    device: str | None = None,
     seed: int = 0,
     target: Path | None = None,
     overwrite: bool = False,
@@ -156,6 +159,12 @@ def similar(  # noqa: PLR0913 - tl.similar_genes and the choice of cells
         Take the counts of .raw.
     gene_names
         Column of var with symbols or Ensembl ids, instead of the index.
+    scale
+        What the values are; log1p accepts log-normalised data and loses the read depth.
+    min_matched
+        Least fraction of the file's genes that the model must know.
+    device
+        Device to compute on, such as cpu or cuda.
     seed
         Of the choice of cells.
     target
@@ -186,6 +195,9 @@ def similar(  # noqa: PLR0913 - tl.similar_genes and the choice of cells
         layer=layer,
         use_raw=use_raw,
         gene_names=gene_names,
+        scale=scale,
+        min_matched=min_matched,
+        device=device,
         seed=seed,
     )
     table = tl.similar_genes(asked.embeddings(), gene, n=n)
@@ -214,13 +226,18 @@ def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
     layer: str | None = None,
     use_raw: bool = False,
     gene_names: str | None = None,
+    scale: Literal["counts", "log1p"] = "counts",
+    min_matched: float = 0.3,
+    device: str | None = None,
+    color: Literal["locus_group", "locus_type", "family"] = "locus_group",
+    gene_groups: Path | None = None,
     gene_sets: Path | None = None,
     highlight: list[str] | None = None,
     n_neighbors: int = 15,
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Draw a map of genes (UMAP), coloured by locus group or by gene sets.
+    """Draw a map of genes (UMAP), coloured by kind, by family or by gene sets.
 
     Parameters
     ----------
@@ -246,10 +263,20 @@ def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
         Take the counts of .raw.
     gene_names
         Column of var with symbols or Ensembl ids, instead of the index.
+    scale
+        What the values are; log1p accepts log-normalised data and loses the read depth.
+    min_matched
+        Least fraction of the file's genes that the model must know.
+    device
+        Device to compute on, such as cpu or cuda.
+    color
+        What colours show: HGNC's locus group or type, or the family of a gene.
+    gene_groups
+        HGNC's complete set, for families by its gene groups; without it they are the stems of symbols (HLA-DRB1: HLA-DRB).
     gene_sets
-        GMT file, or table of genes and sets.
+        GMT file, or table of genes and sets, to colour instead.
     highlight
-        Name of a set to colour; may be repeated. A gene of several gets the colour of the last.
+        Name of a set, or of a family, to colour; may be repeated. A gene of several gets the colour of the last. Without it, all sets or the largest families.
     n_neighbors
         Neighbours of a gene in the graph that is laid out.
     seed
@@ -261,12 +288,15 @@ def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
     --------
     cellfm genes plot genes.png
 
+    cellfm genes plot genes.png --color family --highlight RPL --highlight HLA-DRB
+
     cellfm genes plot genes.png --source pbmc.h5ad --gene-sets h.all.gmt --highlight HALLMARK_OXIDATIVE_PHOSPHORYLATION
     """
     from cellfm import pl
     from cellfm.cli.console import say
+    from cellfm.genes.families import read_gene_groups
     from cellfm.optional import require
-    from cellfm.tl._genes.similar import lay_out
+    from cellfm.tl._genes.similar import families_of, lay_out
     from cellfm.weights.atomic import refuse_existing, replacing
 
     refuse_existing(out, overwrite=overwrite)
@@ -274,7 +304,9 @@ def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
         msg = f"{out} ends in {out.suffix!r}; a picture ends in {', '.join(PICTURES)}. Name it so."
         raise ConfigError(msg)
     require("matplotlib", "umap")
-    sets = _highlighted(gene_sets, highlight or [])
+    _check_colours(color, gene_groups=gene_groups, gene_sets=gene_sets)
+    groups = None if gene_groups is None else read_gene_groups(gene_groups)
+    sets = None if color == "family" else _highlighted(gene_sets, highlight or [])
     asked = _Asked(
         model=model,
         stored=embeddings,
@@ -286,14 +318,29 @@ def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
         layer=layer,
         use_raw=use_raw,
         gene_names=gene_names,
+        scale=scale,
+        min_matched=min_matched,
+        device=device,
         seed=seed,
     )
-    genes = lay_out(asked.embeddings(), n_neighbors=n_neighbors, seed=seed)
-    axes = pl.genes(genes, gene_sets=sets)
+    genes = asked.embeddings()
+    if color == "family":
+        sets = families_of(genes, highlight or [], gene_groups=groups)
+    genes = lay_out(genes, n_neighbors=n_neighbors, seed=seed)
+    axes = pl.genes(genes, gene_sets=sets, color=color)
     axes.set_title(f"{genes.n_obs:,} genes ({asked.described})")
     with replacing(out) as new:
         cast("Figure", axes.figure).savefig(new, dpi=150, format=out.suffix.lstrip("."))
     say(f"wrote {out}: {genes.n_obs:,} genes")
+
+
+def _check_colours(color: str, *, gene_groups: Path | None, gene_sets: Path | None) -> None:
+    if color == "family" and gene_sets is not None:
+        msg = f"Colours show families (--color family), or the sets of {gene_sets} (--gene-sets), not both. Leave one out."
+        raise ConfigError(msg)
+    if color != "family" and gene_groups is not None:
+        msg = f"{gene_groups} says which genes are of a family, and colours show {color}. Say --color family, or leave it out."
+        raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

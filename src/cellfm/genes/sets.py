@@ -1,11 +1,11 @@
 """Named sets of genes from files: GMT, or a table of two columns."""
 
-import gzip
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
 from cellfm.errors import DataError
+from cellfm.genes.text import read_text
 
 GeneSets = Mapping[str, tuple[str, ...]]
 """Name of a set → names of its genes."""
@@ -22,18 +22,10 @@ def read_gene_sets(path: str | Path) -> GeneSets:
     Raises
     ------
     DataError
-        There is no such file, or it holds no sets.
+        There is no such file, it is no text or damaged, or it holds no sets.
     """
     path = Path(path)
-    if not path.is_file():
-        msg = f"There is no file {path}; expected gene sets in GMT form, or a table of two columns. Check the path."
-        raise DataError(msg)
-    try:
-        raw = path.read_bytes()
-        text = (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read as text ({error}). Give a GMT file or a table of two columns, plain or gzipped."
-        raise DataError(msg) from error
+    text = read_text(path, "gene sets in GMT form, or a table of two columns")
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     is_gmt = ".gmt" in path.suffixes
     sets = _gmt(lines, path) if is_gmt else _pairs(lines, path)

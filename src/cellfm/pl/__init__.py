@@ -6,8 +6,11 @@ from cellfm.pl._corpus import corpus
 from cellfm.pl._curve import learning_curve
 from cellfm.pl._embedding import embedding
 from cellfm.pl._genes import genes
+from cellfm.pl._network import network
 from cellfm.pl._perturbation import perturbation_deltas, perturbation_report
+from cellfm.pl._programs import programs
 from cellfm.pl._screen import screen
+from cellfm.pl._specific import specific_genes
 
 __all__ = [
     "annotation_report",
@@ -16,7 +19,10 @@ __all__ = [
     "embedding",
     "genes",
     "learning_curve",
+    "network",
     "perturbation_deltas",
     "perturbation_report",
+    "programs",
     "screen",
+    "specific_genes",
 ]

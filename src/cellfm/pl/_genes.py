@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OTHERS = "lightgray"
+LONGEST_BESIDE = 24
+"""Letters of the name of a set up to which the legend stands beside the map."""
 
 
 def genes(
@@ -75,7 +77,11 @@ def genes(
         label = f"{name} ({n_drawn:,} of {len(set(gene_sets[name])):,})"
         x, y = points[member].T
         ax.scatter(x, y, s=size, linewidths=0, color=style, label=label)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False, fontsize=8)
+    # Long names beside the map would leave no room for it.
+    if max(map(len, inside)) > LONGEST_BESIDE:
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.08), frameon=False, fontsize=8)
+    else:
+        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=8)
     name = key.removeprefix("X_")
     ax.set(xlabel=f"{name} 1", ylabel=f"{name} 2", xticks=[], yticks=[])
     return ax

@@ -12,6 +12,7 @@ from cellfm import cli, tl
 from cellfm.config.model import ModelConfig
 from cellfm.errors import ConfigError, DataError, GeneMatchError
 from cellfm.genes import Vocabulary
+from cellfm.genes.families import family
 from cellfm.genes.table import GeneTable
 from cellfm.nn import CellFM, initialise
 from cellfm.tl._genes.controls import (
@@ -22,18 +23,19 @@ from cellfm.tl._genes.controls import (
     TWIN,
     expression_vectors,
 )
-from cellfm.tl._genes.function_folds import STRENGTHS, deal, fit
+from cellfm.tl._genes.function_folds import cross_validate, deal
+from cellfm.tl._genes.function_heads import STRENGTHS, fit
 from cellfm.tl._genes.function_judge import CANDIDATE, FREQUENCY, verdict
 from cellfm.tl._genes.function_scores import auprc, fmax, fold_auroc, mcc
-from cellfm.tl._genes.labels import LabelledGenes, family, read_labels
-from cellfm.weights.folder import Pretrained
+from cellfm.tl._genes.labels import LabelledGenes, read_labels
+from cellfm.weights.folder import Pretrained, save
 
 pytest.importorskip("sklearn")
 
 SYMBOLS = tuple(
     gene.symbol for gene in GeneTable.load().genes if gene.locus_group == "protein-coding gene"
 )[:160]
-FAST = {"n_repeats": 1, "n_permutations": 0, "families": False}
+FAST = {"n_repeats": 1, "n_permutations": 0, "families": False, "n_random": 1}
 
 
 def embedding(dim: int = 8, n: int = 160, seed: int = 7) -> AnnData:
@@ -72,7 +74,8 @@ def test_planted_labels_are_found() -> None:
     truth = pd.Series(genes.X[100:, 0] + 0.5 * genes.X[100:, 1] > 0, SYMBOLS[100:])
     assert fold_auroc(truth[table.index].to_numpy(), table["probability"].to_numpy(), np.zeros(60))[0] > 0.95  # fmt: skip
     assert table["probability"].is_monotonic_decreasing
-    unit = genes.X / np.linalg.norm(genes.X, axis=1, keepdims=True)
+    centred = genes.X - genes.X.mean(axis=0)
+    unit = centred / np.linalg.norm(centred, axis=1, keepdims=True)
     nearest = SYMBOLS[int(np.argmax(unit[:100] @ unit[SYMBOLS.index(table.index[0])]))]
     assert table["nearest"].iloc[0].startswith(f"{nearest} (")
     assert found.scores.loc[("random", CANDIDATE)].shape == (2, 4)
@@ -114,7 +117,7 @@ def test_permutation_p_is_uniform_on_noise() -> None:
     p = []
     for seed in range(12):
         flags = np.random.default_rng(seed).random(40) < 0.5
-        options = {"n_repeats": 1, "n_permutations": 9, "n_folds": 2, "families": False}
+        options = FAST | {"n_permutations": 9, "n_folds": 2}
         found = tl.classify_genes(genes, two(flags), seed=seed, **options)
         p.append(found.table.loc[("random", CANDIDATE), "p"])
     assert 0.3 < np.mean(p) < 0.8
@@ -140,7 +143,9 @@ def labelled(flags: np.ndarray, task: str) -> LabelledGenes:
         rows=np.arange(len(flags)),
         flags=flags,
         n_given=len(flags),
+        unknown=(),
         left_out=(),
+        n_fitting=flags.shape[1],
     )
 
 
@@ -169,22 +174,6 @@ def test_family_protocol_does_not_profit_from_paralogs() -> None:
     table = tl.classify_genes(genes, labels, n_repeats=1, n_permutations=0).table["auroc"]
     assert table["random", CANDIDATE] > 0.95
     assert table["families", CANDIDATE] < 0.9
-
-
-def test_family_of_a_symbol() -> None:
-    expected = {
-        "HOXA1": "HOXA",
-        "HOXA13": "HOXA",
-        "ZNF12": "ZNF",
-        "KRT6A": "KRT",
-        "SLC25A4": "SLC25A",
-        "HLA-DRB1": "HLA-DRB",
-        "ACTB": "ACTB",
-        "C1orf112": "C1orf112",
-        "LINC00115": "LINC00115",
-        "A1CF": "A1CF",
-    }
-    assert {name: family(name) for name in expected} == expected
 
 
 def test_scores_by_hand_and_against_sklearn() -> None:
@@ -231,6 +220,102 @@ def test_head_is_the_logistic_regression_of_sklearn() -> None:
     assert min(np.abs(mine - each).max() for each in fits) < 1e-3
 
 
+def crossed(seed: int = 0, n: int = 160) -> tuple[np.ndarray, np.ndarray]:
+    """Labels that no plane tells apart: the product of two signs."""
+    x = np.random.default_rng(seed).uniform(-1, 1, (n, 3)).astype(np.float32)
+    return x, ((x[:, 0] * x[:, 1]) > 0)[:, None]
+
+
+def test_perceptron_finds_what_no_plane_does() -> None:
+    x, flags = crossed()
+    fold = deal(labelled(flags, "binary"), None, n_folds=2, seed=0)
+    auroc = {
+        head: fold_auroc(flags[:, 0], cross_validate(x, flags, fold, seed=0, head=head)[:, 0], fold)[0]
+        for head in ("linear", "mlp")
+    }  # fmt: skip
+    assert auroc["linear"] < 0.65
+    assert auroc["mlp"] > 0.85
+    genes = embedding()
+    options = FAST | {"n_folds": 2}
+    found = tl.classify_genes(genes, planted(genes), head="mlp", **options)
+    assert found.table.loc[("random", CANDIDATE), "auroc"] > 0.9
+    assert found.table.loc[("random", RANDOM), "auroc"] < 0.7
+
+
+def test_perceptron_learns_several_labels_and_none() -> None:
+    x, flags = crossed(n=60)
+    several = np.column_stack([flags[:, 0], x[:, 2] > 0, np.zeros(60, bool)])
+    p = fit(x, several, seed=0, head="mlp")(x)
+    assert p.shape == (60, 3)
+    assert fold_auroc(several[:, 1], p[:, 1], np.zeros(60))[0] > 0.9
+    assert p[:, 2].max() < 0.5
+    np.testing.assert_array_equal(p, fit(x, several, seed=0, head="mlp")(x))
+    assert not np.array_equal(p, fit(x, several, seed=1, head="mlp")(x))
+    assert fit(x, np.zeros((60, 1), bool), seed=0, head="mlp")(x).max() < 0.5
+
+
+def test_perceptron_does_not_depend_on_the_scale_of_a_column() -> None:
+    x, flags = crossed(n=60)
+    large = x * np.array([1, 1000, 0.01], np.float32) + 5
+    one, other = (fit(z, flags, seed=0, head="mlp")(z) for z in (x, large))
+    np.testing.assert_allclose(one, other, atol=1e-2)
+
+
+@pytest.mark.parametrize("head", ["linear", "mlp"])
+def test_labels_of_a_fold_do_not_reach_its_prediction(head: str) -> None:
+    x, flags = crossed(n=40)
+    fold = deal(labelled(flags, "binary"), None, n_folds=2, seed=0)
+    changed = np.where((fold == 0)[:, None], ~flags, flags)
+    one, other = (cross_validate(x, each, fold, seed=0, head=head) for each in (flags, changed))
+    np.testing.assert_array_equal(one[fold == 0], other[fold == 0])
+    assert not np.array_equal(one[fold == 1], other[fold == 1])
+
+
+def test_random_controls_are_means_of_several_draws() -> None:
+    genes = embedding()
+    labels = planted(genes)
+    found = tl.classify_genes(genes, labels, **FAST | {"n_random": 3})
+    single = tl.classify_genes(genes, labels, **FAST)
+    row = found.table.loc[("random", RANDOM)]
+    assert row["n_random"] == 3
+    assert row["spread"] > 0
+    alone = single.table.loc[("random", RANDOM)]
+    assert np.isnan(alone["spread"])
+    # The first draw is the same, so that the mean differs, and the candidate does not.
+    assert row["auroc"] != alone["auroc"]
+    own = found.table.loc[("random", CANDIDATE), "auroc"]
+    assert own == single.table.loc[("random", CANDIDATE), "auroc"]
+    assert row["difference"] == pytest.approx(own - row["auroc"])
+    with pytest.raises(ConfigError, match="n_random 0"):
+        tl.classify_genes(genes, labels, **FAST | {"n_random": 0})
+
+
+def test_labels_are_chosen_by_size_and_drawn() -> None:
+    genes = embedding()
+    rng = np.random.default_rng(0)
+    sets = {f"s{i}": [SYMBOLS[j] for j in rng.choice(160, 20 + i, replace=False)] for i in range(8)}
+    sets |= {"all": SYMBOLS, "few": SYMBOLS[:5]}
+    options = FAST | {"max_genes": 26, "n_folds": 3}
+    found = tl.classify_genes(genes, sets, n_labels=3, **options)
+    drawn = list(found.labels.loc["random"].index)
+    assert len(drawn) == 3
+    assert set(drawn) < {f"s{i}" for i in range(7)}
+    assert set(found.left_out) == {"s7", "all", "few"}
+    assert found.notes == ("3 of 7 labels were drawn at random.",)
+    again, other = (tl.classify_genes(genes, sets, n_labels=3, seed=seed, **options) for seed in (0, 5))  # fmt: skip
+    assert list(again.labels.loc["random"].index) == drawn
+    assert list(other.labels.loc["random"].index) != drawn
+    row = found.labels.loc["random"]
+    assert row[CANDIDATE].mean() == pytest.approx(found.table.loc[("random", CANDIDATE), "auroc"])
+    assert list(row["n_genes"]) == [len(sets[name]) for name in drawn]
+    # What every labelled gene is, such as the root of an ontology, is no label, whatever the most.
+    every = tl.classify_genes(genes, sets, **FAST | {"n_folds": 3})
+    assert set(every.left_out) == {"all", "few"}
+    for wrong in ({"max_genes": 5}, {"n_labels": 1}):
+        with pytest.raises(ConfigError, match="expected max_genes at least min_genes"):
+            tl.classify_genes(genes, sets, **FAST, **wrong)
+
+
 def test_several_labels_a_gene() -> None:
     genes = embedding()
     labels = {
@@ -257,6 +342,73 @@ def test_classes_of_a_table() -> None:
     assert found.task == "multiclass"
     assert found.table.loc[("random", CANDIDATE), "auroc"] > 0.85
     assert found.table.loc[("random", CANDIDATE), "mcc"] > 0.5
+
+
+OBO = """format-version: 1.2
+
+[Term]
+id: GO:0000001
+name: root
+
+[Term]
+id: GO:0000002
+name: left
+is_a: GO:0000001 ! root
+
+[Term]
+id: GO:0000003
+name: right
+relationship: part_of GO:0000001 ! root
+"""
+
+
+def test_terms_propagate_before_labels_are_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "go.obo"
+    path.write_text(OBO + "\n[Term]\nid: GO:0000004\nname: leaf\nis_a: GO:0000002\n")
+    genes = embedding()
+    up = genes.X[:120, 0] > 0
+    names = np.array(SYMBOLS[:120])
+    # "left" has too few genes by itself, and gets those of "leaf".
+    sets = {
+        "leaf (GO:0000004)": names[up][6:],
+        "left (GO:0000002)": names[up][:6],
+        "right (GO:0000003)": names[~up],
+        "mine": names[:30],
+    }
+    plain = tl.classify_genes(genes, sets, **FAST)
+    assert plain.left_out == ("left (GO:0000002)",)
+    found = tl.classify_genes(genes, sets, ontology=path, **FAST)
+    n_genes = found.labels.loc["random", "n_genes"]
+    assert n_genes["left (GO:0000002)"] == up.sum()
+    assert n_genes["leaf (GO:0000004)"] == up.sum() - 6
+    assert n_genes["mine"] == 30
+    assert found.left_out == ("root (GO:0000001)",)  # all labelled genes are in it
+    assert found.notes[0].startswith("Genes of 3 terms were propagated")
+    with pytest.raises(DataError, match="None of the 2 labels is a term"):
+        tl.classify_genes(genes, {"a": names[:20], "b": names[20:40]}, ontology=path, **FAST)
+
+
+def test_gene_groups_are_a_protocol(tmp_path: Path) -> None:
+    genes = embedding()
+    group = np.random.default_rng(0).integers(25, size=160)
+    path = tmp_path / "groups.tsv"
+    rows = [f"{name}\tgroup {group[i]}|everything\n" for i, name in enumerate(SYMBOLS[:150])]
+    path.write_text("symbol\tgene_group\n" + "".join(rows))
+    # Members of a group share vector and label: whoever has seen one knows all.
+    x = np.random.default_rng(1).standard_normal((25, 8)).astype(np.float32)[group]
+    alike = AnnData(x, obs=genes.obs)
+    flags = np.random.default_rng(2).random(25)[group] < 0.5
+    found = tl.classify_genes(alike, two(flags[:150]), gene_groups=path, **FAST)
+    auroc = found.table["auroc"]
+    assert list(found.table.index.levels[0]) == ["groups", "random"]
+    assert auroc["random", CANDIDATE] > 0.85 > auroc["groups", CANDIDATE]
+    assert "With gene groups kept together" in found.verdict
+    path.write_text("symbol\tgene_group\nNOGENE\tx\n")
+    with pytest.raises(DataError, match="None of the 150 labelled genes is in a gene group"):
+        tl.classify_genes(alike, two(flags[:150]), gene_groups=path, **FAST)
+    path.write_text("symbol\tgene_group\n" + "".join(f"{name}\tx\n" for name in SYMBOLS))
+    with pytest.raises(DataError, match="are of 1 groups, fewer than the 5 folds"):
+        tl.classify_genes(alike, two(flags[:150]), gene_groups=path, **FAST)
 
 
 def cells(n: int = 60) -> AnnData:
@@ -340,8 +492,8 @@ def test_unusable_labels_are_refused() -> None:
 
 def test_unusable_options_are_refused() -> None:
     genes = embedding()
-    with pytest.raises(ConfigError, match="no head 'mlp'"):
-        tl.classify_genes(genes, planted(genes), head="mlp", **FAST)
+    with pytest.raises(ConfigError, match="no head 'forest'"):
+        tl.classify_genes(genes, planted(genes), head="forest", **FAST)
     with pytest.raises(ConfigError, match="n_folds 20"):
         tl.classify_genes(genes, planted(genes), n_folds=20)
     double = AnnData(genes.X, obs=genes.obs.assign(symbol="ACTB"))
@@ -350,7 +502,7 @@ def test_unusable_options_are_refused() -> None:
     relatives = [name for i in range(1, 100) if (name := f"ZNF{i}") in GeneTable.load().approved]
     x = np.random.default_rng(0).standard_normal((len(relatives), 3))
     family_only = AnnData(x, obs=pd.DataFrame({"symbol": relatives}, index=relatives))
-    with pytest.raises(DataError, match="1 families, fewer than the 5 folds"):
+    with pytest.raises(DataError, match="of 1 families, fewer than the 5 folds"):
         tl.classify_genes(family_only, {"a": relatives[:12], "b": relatives[12:24]}, n_permutations=0)  # fmt: skip
 
 
@@ -385,3 +537,49 @@ def test_command_prints_and_writes(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "There is no label 'c'; there are " in capsys.readouterr().err
     assert cli.run([*words, "--overwrite", "--negative", "a"]) == 2
     assert cli.run([*words, "--overwrite", "--positive", "a", "--sets", "b"]) == 2
+
+
+def test_command_takes_states_in_cells_and_fine_tunes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "model"
+    made = small_model()
+    save(model, made.network, made.vocabulary, card="# none", provenance={})
+    counts = cells(30)
+    counts.obs["type"] = ["x"] * 20 + ["y"] * 10
+    counts.obs_names = [f"c{i}" for i in range(30)]
+    counts.write_h5ad(tmp_path / "cells.h5ad")
+    labels = tmp_path / "labels.tsv"
+    labels.write_text("".join(f"{name}\t{'ab'[i % 2]}\n" for i, name in enumerate(SYMBOLS[:80])))
+    words = ["genes", "classify", str(labels), str(tmp_path / "out"), "--overwrite", "--model", str(model)]  # fmt: skip
+    fast = ["--repeats", "1", "--permutations", "0", "--random-draws", "1", "--folds", "2", "--no-families"]  # fmt: skip
+    source = ["--source", str(tmp_path / "cells.h5ad")]
+    group = ["--groupby", "type", "--group", "y"]
+    assert cli.run([*words, *fast, *source, "--kind", "contextual", *group]) == 0
+    scores = pd.read_csv(tmp_path / "out" / "scores.tsv", sep="\t")
+    assert list(scores["method"]) == [CANDIDATE, TWIN, RANDOM, STATISTICS, PCA, COEXPRESSION]
+    assert cli.run([*words, *fast, *source, "--kind", "query", "--finetune", "--tune-cells", "5", "--tune-epochs", "1"]) == 0  # fmt: skip
+    scores = pd.read_csv(tmp_path / "out" / "scores.tsv", sep="\t")
+    assert list(scores["method"])[:2] == ["cellfm fine-tuned", "random weights fine-tuned"]
+    by_label = pd.read_csv(tmp_path / "out" / "labels.tsv", sep="\t")
+    assert list(by_label["label"]) == ["a"]
+    capsys.readouterr()
+    assert cli.run([*words, *fast, "--kind", "contextual"]) == 2
+    assert "Give --source" in capsys.readouterr().err
+    assert cli.run([*words, *fast, *source, *group]) == 2
+    assert "static embeddings are of no cells" in capsys.readouterr().err
+    assert cli.run([*words, *fast, *source, "--kind", "contextual", *group[:2]]) == 2
+    assert "without --group" in capsys.readouterr().err
+
+
+def test_unknown_genes_do_not_count(tmp_path: Path) -> None:
+    """Names that nobody knows are passed over; near to nothing left is said with what was given."""
+    genes = embedding()
+    labels = {"a": [*SYMBOLS[:20], "NOGENE1"], "b": [*SYMBOLS[20:40], "NOGENE2"]}
+    found = tl.classify_genes(genes, labels, **FAST)
+    assert set(found.table["n"]) == {40}
+    assert found.notes == ("2 of 42 names are of no gene of the embedding (NOGENE1, NOGENE2).",)
+    gmt = tmp_path / "mouse.gmt"
+    gmt.write_text("a\t\t" + "\t".join(name.capitalize() for name in SYMBOLS[:30]) + "\n" + "b\t\t" + "\t".join(name.capitalize() for name in SYMBOLS[30:60]) + "\n")  # fmt: skip
+    with pytest.raises(GeneMatchError, match="look like those of mouse"):
+        tl.classify_genes(genes, read_labels(gmt), **FAST)

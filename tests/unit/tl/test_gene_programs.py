@@ -5,13 +5,12 @@ from anndata import AnnData
 from scipy.stats import hypergeom
 
 from cellfm.errors import ConfigError, DataError
+from cellfm.tl._genes.program_compare import Matched, SetTable, compare_programs, upper_tail
 from cellfm.tl._genes.programs import (
     Programs,
-    compare_programs,
     enrich,
     find_programs,
     n_significant,
-    programs_of_number,
     random_programs,
     score_programs,
 )
@@ -38,7 +37,8 @@ def test_planted_groups_are_found() -> None:
         assert (own == np.bincount(own).argmax()).mean() > 0.95
     again = find_programs(vectors(), GENES, resolution=0.5)
     np.testing.assert_array_equal(found.code, again.code)
-    assert programs_of_number(vectors(), GENES, 4).n == 4
+    matched = Matched(vectors(), GENES)
+    assert [matched.of_number(n, seed=0).n for n in (4, 5, 4)] == [4, 5, 4]
 
 
 def test_small_modules_are_none() -> None:
@@ -75,21 +75,67 @@ def test_random_programs_have_the_same_sizes_and_find_nothing() -> None:
     assert n_significant(enrich(drawn, SETS)) == 0
 
 
-def test_comparison_tells_vectors_from_noise_and_pairs_seeds() -> None:
+def test_tails_are_those_of_scipy() -> None:
+    rng = np.random.default_rng(0)
+    size, program = rng.integers(2, 300, (40, 1)), rng.integers(5, 900, (1, 6))
+    most = np.minimum(size, program)
+    n = (rng.beta(1, 4, (40, 6)) * (most + 1)).astype(np.int64)
+    n[0] = most[0]
+    found, expected = upper_tail(n, 1000, size, program), hypergeom.sf(n - 1, 1000, size, program)
+    more = n * 1000 > size * program
+    assert 20 < more.sum() < 230
+    np.testing.assert_allclose(found[more], expected[more], rtol=1e-8)
+    assert (found[~more] == 1).all()
+    assert (expected[~more] > 0.2).all()
+
+
+def test_sets_count_once_and_as_in_the_table() -> None:
+    """The fast count is that of the table of all tests."""
+    sets = {**SETS, "twice": tuple(GENES[:15] + GENES[30:45])}
+    programs = Programs(genes=tuple(GENES), code=TRUTH)
+    found = SetTable.of(GENES, sets).found(programs)
+    assert found.sum() == n_significant(enrich(programs, sets)) == 5
+    assert found.tolist() in ([2, 1, 1, 1], [1, 2, 1, 1])
+    none = Programs(genes=tuple(GENES), code=np.full(120, -1))
+    assert SetTable.of(GENES, sets).found(none).sum() == 0
+
+
+def test_comparison_tells_vectors_from_noise_and_pairs_clusterings() -> None:
     rng = np.random.default_rng(0)
     tables = {"ours": vectors(), "noise": rng.normal(size=(120, 8)), "again": vectors()}
     calls = []
-    table = compare_programs(
-        tables, GENES, SETS, resolution=0.5, n_seeds=2, progress=lambda *at: calls.append(at)
+    options = {"resolutions": (0.5, 0.4), "n_seeds": 2, "n_random": 10}
+    table, runs = compare_programs(
+        tables, GENES, SETS, **options, progress=lambda *at: calls.append(at)
     )
     assert list(table.index) == ["ours", "noise", "again", "random"]
     assert table.loc["ours", "sets"] == 4
-    assert table.loc["random", "sets"] == 0
+    assert table.loc["random", "sets"] < 0.2  # of 40 draws, at q ≤ 0.05
     assert table.loc["noise", "difference_low"] >= 3
-    assert table.loc["again", "difference"] == 0
-    assert calls[-1] == (6, 6)
+    assert table.loc["noise", "ahead"] == 1
+    assert table.loc["again", "difference"] == table.loc["again", "ahead"] == 0
+    assert table.loc["again", "difference_low"] <= 0 <= table.loc["again", "difference_high"]
+    assert calls[-1] == (4, 4)
+    assert len(runs) == 16
+    assert runs[runs["method"] == "random"]["sd"].notna().all()
+    assert set(runs["resolution"]) == {0.5, 0.4}
+    again, _ = compare_programs(tables, GENES, SETS, **options)
+    pd.testing.assert_frame_equal(table, again)
     with pytest.raises(ConfigError, match="0 representations"):
         compare_programs({}, GENES, SETS)
+    with pytest.raises(ConfigError, match="1 random draws"):
+        compare_programs(tables, GENES, SETS, n_random=1)
+
+
+def test_a_lead_that_hangs_on_one_program_is_not_shown() -> None:
+    """All sets are in one of four programs: resampled programs often miss it."""
+    noise = np.random.default_rng(0).normal(size=(120, 8))
+    sets = {f"s{i}": tuple(GENES[i : i + 12]) for i in range(15)}
+    table, _ = compare_programs(
+        {"ours": vectors(), "noise": noise}, GENES, sets, resolutions=(0.5,), n_seeds=1
+    )
+    assert table.loc["noise", "difference"] > 10
+    assert table.loc["noise", "difference_low"] <= 0
 
 
 def test_scores_are_high_where_a_program_is_on() -> None:
@@ -114,3 +160,5 @@ def test_refusals() -> None:
         find_programs(bad, GENES)
     with pytest.raises(DataError, match="None of the 1 gene sets has two of the 120 genes"):
         enrich(Programs(genes=tuple(GENES), code=TRUTH), {"mouse": ("Actb", "Gapdh")})
+    with pytest.raises(DataError, match="None of the 1 gene sets has two of the 120 genes"):
+        SetTable.of(GENES, {"mouse": ("Actb", "Gapdh")})

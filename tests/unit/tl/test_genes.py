@@ -15,11 +15,11 @@ from cellfm.corpus.tokens import tokenize
 from cellfm.errors import ConfigError, DataError, WeightsError
 from cellfm.genes import Vocabulary, resolve
 from cellfm.nn import CellFM, initialise
-from cellfm.tl._genes.similar import lay_out
+from cellfm.tl._genes.similar import families_of, lay_out
 from cellfm.weights.folder import Pretrained
 from tests.unit.tl.conftest import SYMBOLS
 
-COLUMNS = ["token", "symbol", "hgnc_id", "ensembl_id", "locus_group"]
+COLUMNS = ["token", "symbol", "hgnc_id", "ensembl_id", "locus_group", "locus_type"]
 
 
 def contextual(model: Pretrained, adata: AnnData, **options: object) -> AnnData:
@@ -191,6 +191,20 @@ def test_similar_genes_of_cells_tell_over_how_many(adata, model):
         cellfm.tl.similar_genes(contextual(model, adata, groupby="type"), "LYZ")
     with pytest.raises(DataError, match="'IL7R' is a gene, but has no vector here"):
         cellfm.tl.similar_genes(genes, "IL7R")
+
+
+def test_families_are_the_largest_or_those_named(model):
+    genes = cellfm.tl.gene_embeddings(model)
+    assert set(genes.obs["locus_type"]) == {"gene with protein product"}
+    genes.obs["symbol"] = ["RPL3", "RPL4", "RPL5", "HOXA1", "HOXA2", *SYMBOLS[5:]]
+    assert families_of(genes, n=2) == {"RPL": ("RPL3", "RPL4", "RPL5"), "HOXA": ("HOXA1", "HOXA2")}
+    assert families_of(genes, ["HOXA"]) == {"HOXA": ("HOXA1", "HOXA2")}
+    groups = {"RPL3": "ribosome", "RPL4": "ribosome", "LYZ": "lysozymes"}
+    assert families_of(genes, gene_groups=groups) == {"ribosome": ("RPL3", "RPL4")}
+    with pytest.raises(DataError, match="of a family 'HOXB'; near names: HOXA"):
+        families_of(genes, ["HOXB"])
+    with pytest.raises(DataError, match="No two of the 2 genes are of one family"):
+        families_of(genes[[0, 4]])
 
 
 def test_unknown_genes_and_useless_tables_are_refused(model):

@@ -9,6 +9,7 @@ from cellfm.corpus.adata import anndata_source
 from cellfm.corpus.counts import check_counts
 from cellfm.errors import ConfigError
 from cellfm.tl._embed import match_genes
+from cellfm.tl._genes.embeddings import gene_embeddings
 from cellfm.tl._genes.labels import vocabulary_of
 from cellfm.tl._response.gene_features import coexpression
 from cellfm.tl._response.log_counts import CP10K
@@ -16,7 +17,7 @@ from cellfm.tl._states import EmbedOptions, as_model
 from cellfm.weights.folder import Pretrained, random_twin
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from anndata import AnnData
@@ -38,12 +39,12 @@ class Controls:
     Attributes
     ----------
     vectors
-        Of each control, shape (gene, dim).
+        Of each control, shape (gene, dim), once for each draw of random numbers.
     measured
         Whether the cells measure a gene, shape (gene,); True everywhere without cells.
     """
 
-    vectors: "Mapping[str, NDArray[np.float32]]"
+    vectors: "Mapping[str, Sequence[NDArray[np.float32]]]"
     measured: "NDArray[np.bool_]"
 
 
@@ -51,9 +52,10 @@ def make_controls(
     embeddings: "AnnData",
     *,
     model: "Pretrained | str | Path | None",
-    twin: "AnnData | None",
+    twin: "AnnData | Sequence[AnnData] | None",
     adata: "AnnData | None",
     options: EmbedOptions,
+    n_random: int,
     seed: int,
 ) -> Controls:
     """Make all controls that can be made.
@@ -65,43 +67,64 @@ def make_controls(
     model
         The weights they are of.
     twin
-        The same vectors by random weights; None takes the static ones of `model`.
+        The same vectors by random weights, once or for several of them; None makes those that need no cells.
     adata
         Cells with counts.
     options
         Where the counts are, and what the genes are called.
+    n_random
+        Draws of random weights and of random vectors.
     seed
         Of random numbers and of the choice of cells.
     """
     rng = np.random.default_rng(seed)
-    vectors = {RANDOM: rng.standard_normal(embeddings.shape).astype(np.float32)}
-    by_twin = _twin(embeddings, model, seed=seed) if twin is None else _given(embeddings, twin)
-    if by_twin is not None:
-        vectors = {TWIN: by_twin, **vectors}
+    drawn = [rng.standard_normal(embeddings.shape).astype(np.float32)]
+    cells = rng.spawn(1)[0]
+    drawn += [rng.standard_normal(embeddings.shape).astype(np.float32) for _ in range(n_random - 1)]
+    vectors: dict[str, Sequence[NDArray[np.float32]]] = {RANDOM: drawn}
+    if twin is None:
+        twins = _twins(embeddings, model, n_random=n_random, seed=seed)
+    else:
+        twins = [_given(embeddings, each) for each in ([twin] if hasattr(twin, "obs") else twin)]
+    if twins:
+        vectors = {TWIN: twins, **vectors}
     if adata is None:
         return Controls(vectors=vectors, measured=np.ones(embeddings.n_obs, bool))
-    counts, measured = gene_counts(embeddings, adata, options=options, rng=rng)
+    counts, measured = gene_counts(embeddings, adata, options=options, rng=cells)
     for name, own in expression_vectors(counts, seed=seed).items():
-        vectors[name] = np.zeros((embeddings.n_obs, own.shape[1]), np.float32)
-        vectors[name][measured] = own
+        whole = np.zeros((embeddings.n_obs, own.shape[1]), np.float32)
+        whole[measured] = own
+        vectors[name] = [whole]
     return Controls(vectors=vectors, measured=measured)
 
 
-def _twin(
-    embeddings: "AnnData", model: "Pretrained | str | Path | None", *, seed: int
-) -> "NDArray[np.float32] | None":
+def _twins(
+    embeddings: "AnnData",
+    model: "Pretrained | str | Path | None",
+    *,
+    n_random: int,
+    seed: int,
+) -> "list[NDArray[np.float32]]":
     note = embeddings.uns.get("cellfm", {})
     if "weights_hash" not in note:  # not of a CellFM model: nothing has a twin
-        return None
-    if str(note.get("kind", "static")) != "static":
-        msg = f"The embedding is {note['kind']}, and its control is the same by random weights, which is not made here. Give twin=tl.gene_embeddings(random weights, …)."
+        return []
+    kind = str(note.get("kind", "static"))
+    if kind not in ("static", "query"):
+        msg = f"The embedding is {kind}, and its control is the same by random weights, which is not made here. Give twin=tl.gene_embeddings(random weights, …)."
         raise ConfigError(msg)
     pretrained = as_model(model, "cpu")
     if pretrained.hash != str(note["weights_hash"]):
         msg = f"The embedding is of weights {str(note['weights_hash'])[:12]}…, and model is {pretrained.hash[:12]}…. Give the weights it was made with: model=… (--model)."
         raise ConfigError(msg)
-    weight = random_twin(pretrained, seed=seed).network.gene_embedding.weight
-    return weight.detach().cpu().numpy()[embeddings.obs["token"].to_numpy(np.int64)]
+    row = embeddings.obs["token"].to_numpy(np.int64) - 1
+    made = []
+    for number in range(n_random):
+        twin = gene_embeddings(
+            random_twin(pretrained, seed=seed + number),
+            kind="query" if kind == "query" else "static",
+        )
+        made.append(np.asarray(twin.X, np.float32)[row])
+    return made
 
 
 def _given(embeddings: "AnnData", twin: "AnnData") -> "NDArray[np.float32]":

@@ -70,7 +70,7 @@ def gene_embeddings(  # noqa: PLR0913 - the arguments of a user's question
 
     Returns
     -------
-    Genes × dim, float32; ``obs`` has token, symbol, HGNC id, Ensembl id and locus group, ``uns["cellfm"]`` the weights hash. Static vectors and queries are
+    Genes × dim, float32; ``obs`` has token, symbol, HGNC id, Ensembl id, locus group and locus type (HGNC's biotypes), ``uns["cellfm"]`` the weights hash. Static vectors and queries are
     of all genes of the model, also of those that it hardly saw in training; contextual ones of the genes that a chosen cell expresses, with
 
     ``obs["n_cells"]``
@@ -179,14 +179,16 @@ def _gene_obs(vocabulary: Vocabulary) -> "pd.DataFrame":
     """Names and kinds of all genes of a vocabulary."""
     import pandas as pd
 
-    known = {gene.hgnc_id: gene.locus_group for gene in GeneTable.load().genes}
+    known = {gene.hgnc_id: (gene.locus_group, gene.locus_type) for gene in GeneTable.load().genes}
+    kinds = [known.get(hgnc_id, ("", "")) for hgnc_id in vocabulary.hgnc_ids]
     return pd.DataFrame(
         {
             "token": np.arange(1, len(vocabulary) + 1),
             "symbol": list(vocabulary.symbols),
             "hgnc_id": list(vocabulary.hgnc_ids),
             "ensembl_id": list(vocabulary.ensembl_ids),
-            "locus_group": [known.get(hgnc_id, "") for hgnc_id in vocabulary.hgnc_ids],
+            "locus_group": [group for group, _ in kinds],
+            "locus_type": [kind for _, kind in kinds],
         },
         index=pd.Index(vocabulary.symbols, name="gene"),
     )

@@ -1,28 +1,26 @@
-"""Cross-validation of a linear head on vectors of genes."""
+"""Cross-validation of heads on vectors of genes."""
 
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from cellfm.errors import DataError
+from cellfm.genes.families import family
+from cellfm.tl._genes.function_heads import Head, fit
 from cellfm.tl._genes.labels import LabelledGenes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Mapping
 
+    from anndata import AnnData
     from numpy.typing import NDArray
 
     Values = NDArray[np.float64]
     Flags = NDArray[np.bool_]
     Numbers = NDArray[np.int64]
 
-Protocol = Literal["random", "families"]
-STRENGTHS = (0.3, 3.0, 30.0)
-"""Inverse strengths of the L2 penalty to choose from; columns have variance 1 / dim, so that they mean the same for every width."""
-MOST_CHOOSING = 6
-"""Labels whose inner log loss chooses the strength."""
-CHOOSING_SHARE = 4
-"""One gene in so many of the training part is held back to choose."""
-N_ITERATIONS = 2000
+Protocol = Literal["random", "families", "groups"]
+"""Genes dealt one by one, genes of one symbol stem kept together, genes of one gene group kept together."""
 
 
 def deal(
@@ -63,12 +61,65 @@ def deal(
     return fold
 
 
+def protocols_of(
+    genes: LabelledGenes,
+    embeddings: "AnnData",
+    *,
+    families: bool,
+    groups: "Mapping[str, str] | None",
+    n_folds: int,
+) -> "dict[Protocol, NDArray[np.int64] | None]":
+    """Return the number of each labelled gene's family under each protocol.
+
+    Parameters
+    ----------
+    genes
+        Labelled genes.
+    embeddings
+        Genes × dim, with symbols and perhaps HGNC ids.
+    families
+        Whether there is one for the stems of symbols.
+    groups
+        Gene group by symbol or HGNC id; None for no such protocol.
+    n_folds
+        There must be as many families.
+
+    Raises
+    ------
+    DataError
+        There are fewer, or no gene is in a group.
+    """
+    obs = embeddings.obs.iloc[genes.rows]
+    symbols = list(obs["symbol"].astype(str))
+    made: dict[Protocol, NDArray[np.int64] | None] = {"random": None}
+    if families:
+        made["families"] = _numbered([family(symbol) for symbol in symbols])
+    if groups is not None:
+        ids = list(obs["hgnc_id"].astype(str)) if "hgnc_id" in obs.columns else symbols
+        found = [groups.get(key, groups.get(symbol, "")) for key, symbol in zip(ids, symbols, strict=True)]  # fmt: skip
+        if not any(found):
+            msg = f"None of the {len(found):,} labelled genes is in a gene group of the table; they begin with {symbols[:3]}. Give HGNC's complete set."
+            raise DataError(msg)
+        # A stem never looks like a group: it has no space in front.
+        made["groups"] = _numbered([f" {group}" if group else family(symbol) for group, symbol in zip(found, symbols, strict=True)])  # fmt: skip
+    for protocol, code in made.items():
+        if code is not None and code.max() + 1 < n_folds:
+            msg = f"The labelled genes are of {code.max() + 1} {protocol}, fewer than the {n_folds} folds. Give genes of more of them, or families=False (--no-families)."
+            raise DataError(msg)
+    return made
+
+
+def _numbered(names: list[str]) -> "NDArray[np.int64]":
+    return np.unique(names, return_inverse=True)[1].astype(np.int64)
+
+
 def cross_validate(
     vectors: "NDArray[np.float32]",
     flags: "Flags",
     fold: "Numbers",
     *,
     seed: int,
+    head: Head = "linear",
 ) -> "Values":
     """Return the probability of each label by a head that was fitted without the gene's fold, shape (gene, label).
 
@@ -82,69 +133,15 @@ def cross_validate(
         Of each gene.
     seed
         Of the genes held back to choose the strength.
+    head
+        Kind of the head.
     """
     probability = np.empty(flags.shape)
     for number in np.unique(fold):
         test = fold == number
-        head = fit(vectors[~test], flags[~test], seed=seed)
-        probability[test] = head(vectors[test])
+        predict = fit(vectors[~test], flags[~test], seed=seed, head=head)
+        probability[test] = predict(vectors[test])
     return probability
-
-
-def fit(
-    vectors: "NDArray[np.float32]", flags: "Flags", *, seed: int
-) -> "Callable[[NDArray[np.float32]], Values]":
-    """Fit an L2 logistic regression for each label and return what gives the probabilities of genes, shape (gene, label).
-
-    Columns are standardised on the training genes and divided by √dim. The strength of the penalty is the one with the least log loss on
-    a quarter of the training genes.
-
-    Parameters
-    ----------
-    vectors
-        Shape (gene, dim).
-    flags
-        Shape (gene, label).
-    seed
-        Of the genes held back.
-    """
-    mean, sd = vectors.mean(axis=0), vectors.std(axis=0)
-    scale = np.where(sd > 1e-7, 1.0 / np.maximum(sd, 1e-7), 0.0) / np.sqrt(max((sd > 1e-7).sum(), 1))  # fmt: skip
-    x = ((vectors - mean) * scale).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    held = np.zeros(len(x), bool)
-    held[rng.permutation(len(x))[: len(x) // CHOOSING_SHARE]] = True
-    asked = np.sort(rng.permutation(flags.shape[1])[:MOST_CHOOSING])
-    losses = [_loss(x, flags[:, asked], held, strength) for strength in STRENGTHS]
-    models = _fit_all(x, flags, STRENGTHS[int(np.argmin(losses))])
-
-    def predict(asked: "NDArray[np.float32]") -> "Values":
-        z = ((asked - mean) * scale).astype(np.float64)
-        return np.stack([model(z) for model in models], axis=1)
-
-    return predict
-
-
-def _loss(x: "Values", flags: "Flags", held: "Flags", strength: float) -> float:
-    models = _fit_all(x[~held], flags[~held], strength)
-    p = np.stack([model(x[held]) for model in models], axis=1)
-    p = np.clip(p, 1e-6, 1 - 1e-6)
-    return float(-np.where(flags[held], np.log(p), np.log1p(-p)).mean())
-
-
-def _fit_all(x: "Values", flags: "Flags", strength: float) -> "list[Callable[[Values], Values]]":
-    return [_fit_one(x, flags[:, column], strength) for column in range(flags.shape[1])]
-
-
-def _fit_one(x: "Values", true: "Flags", strength: float) -> "Callable[[Values], Values]":
-    from sklearn.linear_model import LogisticRegression
-
-    if true.all() or not true.any():  # a label may be in one fold alone
-        share = float(true.mean())
-        return lambda z: np.full(len(z), share)
-    model = LogisticRegression(C=strength, max_iter=N_ITERATIONS).fit(x, true)
-    weight, offset = model.coef_[0], float(model.intercept_[0])
-    return lambda z: 1.0 / (1.0 + np.exp(-(z @ weight + offset)))
 
 
 def frequencies(flags: "Flags", fold: "Numbers") -> "Values":

@@ -1,13 +1,13 @@
 """Cross-validated scores of an embedding of genes and of its controls, with intervals."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from cellfm.tl._genes.controls import STATISTICS
-from cellfm.tl._genes.function_folds import Protocol, cross_validate, deal, frequencies
+from cellfm.tl._genes.function_folds import Protocol, deal, frequencies
 from cellfm.tl._genes.function_scores import auprc, fmax, fold_auroc, mcc
 from cellfm.tl._genes.labels import LabelledGenes
 
@@ -16,13 +16,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Values = NDArray[np.float64]
+    Flags = NDArray[np.bool_]
     Numbers = NDArray[np.int64]
 
-CANDIDATE, FREQUENCY = "cellfm", "term frequency"
+OutOfFold = Callable[["Flags", "Numbers", int], "Values"]
+"""Flags (gene, label), the fold of each gene and a seed → the probability of each label by what has not seen the labels of the gene's fold."""
+CANDIDATE, FREQUENCY, FROZEN = "cellfm", "term frequency", "frozen states"
 N_DRAWS = 1000
 TAILS = (2.5, 97.5)
 LEVEL = 0.05
 """With a permutation p above it labels count as not found, whatever the interval."""
+PROTOCOLS = {
+    "random": "genes dealt at random",
+    "families": "families kept together",
+    "groups": "gene groups kept together",
+}
 METRICS = ("auroc", "auprc", "mcc", "fmax")
 """The first is the primary one: it has the interval, the differences and the permutation p."""
 
@@ -59,25 +67,74 @@ class Tested:
         The primary metric, mean over repeats.
     draws
         Of the primary metric in resamples, which all methods share.
+    labels
+        The primary metric of each label, mean over repeats.
+    n_random
+        Draws of random numbers that all of this is the mean of.
+    spread
+        Standard deviation of the primary metric between these draws; NaN of one.
     """
 
     scores: "Values"
     value: float
     draws: "Values"
+    labels: "Values"
+    n_random: int = 1
+    spread: float = float("nan")
+
+    @classmethod
+    def mean(cls, tested: "Sequence[Tested]") -> "Tested":
+        """Return the means over draws of random numbers.
+
+        Parameters
+        ----------
+        tested
+            A method, each time with other random numbers.
+        """
+        if len(tested) == 1:
+            return tested[0]
+        values = [each.value for each in tested]
+        return cls(
+            scores=np.mean([each.scores for each in tested], axis=0),
+            value=float(np.mean(values)),
+            draws=np.mean([each.draws for each in tested], axis=0),
+            labels=np.mean([each.labels for each in tested], axis=0),
+            n_random=len(tested),
+            spread=float(np.std(values, ddof=1)),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Judged:
+    """What one protocol says of all methods.
+
+    Attributes
+    ----------
+    table
+        A row for each method.
+    repeats
+        A row for each method and repeat.
+    labels
+        AUROC of each label, a column for each method.
+    """
+
+    table: "pd.DataFrame"
+    repeats: "pd.DataFrame"
+    labels: "pd.DataFrame"
 
 
 def judge(
     genes: LabelledGenes,
-    vectors: "Mapping[str, NDArray[np.float32]]",
-    families: "Numbers",
+    methods: "Mapping[str, Sequence[OutOfFold]]",
+    families: "Numbers | None",
     protocol: Protocol,
     *,
     validation: Validation,
     tell: Callable[[], None],
-) -> "tuple[pd.DataFrame, pd.DataFrame]":
-    """Cross-validate every method on the same folds; return a row for each method, and one for each method and repeat.
+) -> Judged:
+    """Cross-validate every method on the same folds.
 
-    Intervals are percentiles of a bootstrap over genes (of families under the second protocol, over terms where genes have several
+    Intervals are percentiles of a bootstrap over genes (of families where these are kept together, over terms where genes have several
     labels), paired between methods. They take the fitted heads as given, so of few genes they
     are somewhat narrow; the permutation p, of heads that are fitted anew, is not.
 
@@ -85,41 +142,46 @@ def judge(
     ----------
     genes
         Labelled genes.
-    vectors
-        Of each method, rows are the labelled genes; the first is the candidate.
+    methods
+        What predicts the labelled genes, once for each draw of random numbers, whose means are taken; the first is the candidate.
     families
-        Number of each labelled gene's family.
+        Number of each labelled gene's family, which stays in one fold; None deals single genes.
     protocol
-        Whether families stay in one fold.
+        Name of that.
     validation
         How.
     tell
         Called after each cross-validation.
     """
-    grouped = families if protocol == "families" else None
     seeds = [validation.seed + number for number in range(validation.n_repeats)]
-    folds = [deal(genes, grouped, n_folds=validation.n_folds, seed=seed) for seed in seeds]
-    draw = _resamples(genes, grouped, seed=validation.seed)
+    folds = [deal(genes, families, n_folds=validation.n_folds, seed=seed) for seed in seeds]
+    draw = _resamples(genes, families, seed=validation.seed)
     tested = {}
-    for name, own in vectors.items():
-        predicted = []
-        for fold, seed in zip(folds, seeds, strict=True):
-            predicted.append(cross_validate(own, genes.flags, fold, seed=seed))
-            tell()
-        tested[name] = _test(genes, predicted, folds, draw)
+    for name, own in methods.items():
+        draws = []
+        for predict in own:
+            predicted = []
+            for fold, seed in zip(folds, seeds, strict=True):
+                predicted.append(predict(genes.flags, fold, seed))
+                tell()
+            draws.append(_test(genes, predicted, folds, draw))
+        tested[name] = Tested.mean(draws)
     if genes.task == "multilabel":
         predicted = [frequencies(genes.flags, fold) for fold in folds]
         tested[FREQUENCY] = _test(genes, predicted, folds, draw)
-    first = float(next(iter(tested.values())).scores[0, 0])
     p = _permutation_p(
         genes,
-        next(iter(vectors.values())),
-        grouped,
-        observed=first,
+        next(iter(methods.values()))[0],
+        families,
+        observed=float(next(iter(tested.values())).scores[0, 0]),
         validation=validation,
         tell=tell,
     )
-    return _table(tested, protocol, len(genes.rows), p), _repeats(tested, protocol)
+    return Judged(
+        table=_table(tested, protocol, len(genes.rows), p),
+        repeats=_repeats(tested, protocol),
+        labels=_labels(tested, protocol, genes),
+    )
 
 
 def _test(
@@ -127,8 +189,8 @@ def _test(
 ) -> Tested:
     scores = np.array([_scores(genes, p, fold) for p, fold in zip(predicted, folds, strict=True)])
     columns = range(genes.flags.shape[1])
+    each = np.mean([_label_auroc(genes, p, f) for p, f in zip(predicted, folds, strict=True)], axis=0)  # fmt: skip
     if genes.task == "multilabel":
-        each = np.mean([_label_auroc(genes, p, f) for p, f in zip(predicted, folds, strict=True)], axis=0)  # fmt: skip
         draws = each[draw.astype(np.int64)].mean(axis=1)
     else:
         draws = np.mean(
@@ -139,7 +201,7 @@ def _test(
             ],
             axis=0,
         )
-    return Tested(scores=scores, value=float(scores[:, 0].mean()), draws=draws)
+    return Tested(scores=scores, value=float(scores[:, 0].mean()), draws=draws, labels=each)
 
 
 def _label_auroc(genes: LabelledGenes, p: "Values", fold: "Numbers") -> "Values":
@@ -174,7 +236,7 @@ def _resamples(genes: LabelledGenes, grouped: "Numbers | None", *, seed: int) ->
 
 def _permutation_p(
     genes: LabelledGenes,
-    vectors: "NDArray[np.float32]",
+    predict: OutOfFold,
     grouped: "Numbers | None",
     *,
     observed: float,
@@ -187,7 +249,7 @@ def _permutation_p(
     for _ in range(validation.n_permutations):
         shuffled = replace(genes, flags=genes.flags[rng.permutation(len(genes.rows))])
         fold = deal(shuffled, grouped, n_folds=validation.n_folds, seed=validation.seed)
-        p = cross_validate(vectors, shuffled.flags, fold, seed=validation.seed)
+        p = predict(shuffled.flags, fold, validation.seed)
         n_better += float(_label_auroc(shuffled, p, fold).mean()) >= observed
         tell()
     n = validation.n_permutations
@@ -204,6 +266,7 @@ def _table(tested: Mapping[str, Tested], protocol: str, n_genes: int, p: float) 
         row = {"protocol": protocol, "method": name, "n": n_genes}
         row |= {METRICS[0]: each.value, f"{METRICS[0]}_low": low, f"{METRICS[0]}_high": high}
         row |= dict(zip(METRICS[1:], each.scores.mean(axis=0)[1:].tolist(), strict=True))
+        row |= {"n_random": each.n_random, "spread": each.spread}
         if each is candidate:
             row |= {"p": p}
         else:
@@ -230,6 +293,15 @@ def _repeats(tested: Mapping[str, Tested], protocol: str) -> "pd.DataFrame":
     ).set_index(["protocol", "method", "repeat"])
 
 
+def _labels(tested: Mapping[str, Tested], protocol: str, genes: LabelledGenes) -> "pd.DataFrame":
+    import pandas as pd
+
+    table = pd.DataFrame({name: each.labels for name, each in tested.items()})
+    table.insert(0, "n_genes", genes.flags.sum(axis=0))
+    table.insert(0, "label", list(genes.names))
+    return table.assign(protocol=protocol).set_index(["protocol", "label"])
+
+
 def verdict(table: "pd.DataFrame") -> str:
     """Say what a table of scores shows, and what it does not, a sentence for each protocol.
 
@@ -251,12 +323,27 @@ def verdict(table: "pd.DataFrame") -> str:
             second = "ahead of"
         else:
             second = "behind" if beside["difference_high"] < 0 else "not told apart from"
-        where = "With families kept together" if protocol == "families" else "With genes dealt at random"  # fmt: skip
         p = "" if np.isnan(own["p"]) else f", permutation p {own['p']:.3g}"
         said.append(
-            f"{where}, labels are found with an AUROC of {own['auroc']:.3f} [{low:.3f}, {high:.3f}]{p}: {first} (0.5) and {second} the best "
+            f"With {PROTOCOLS[str(protocol)]}, labels are found with an AUROC of {own['auroc']:.3f} [{low:.3f}, {high:.3f}]{p}: {first} (0.5) and {second} the best "
             f"control, {best} ({beside['auroc']:.3f}; difference {beside['difference']:+.3f} [{beside['difference_low']:+.3f}, {beside['difference_high']:+.3f}])."
         )
+    said += _tuned(table)
     if STATISTICS not in table.index.get_level_values("method"):
         said.append("Without cells there is no control by expression: what these labels owe to it is not known.")  # fmt: skip
     return " ".join(said)
+
+
+def _tuned(table: "pd.DataFrame") -> list[str]:
+    """Say what fine-tuning has changed of the frozen states, a sentence for each protocol."""
+    said = []
+    for protocol in table.index.get_level_values("protocol").unique():
+        part = table.loc[protocol]
+        if FROZEN in part.index:
+            row = part.loc[FROZEN]
+            low, high = row["difference_low"], row["difference_high"]
+            what = "improves on" if low > 0 else "is behind" if high < 0 else "is not told apart from"  # fmt: skip
+            said.append(
+                f"Fine-tuning {what} the states of the frozen model by AUROC with {PROTOCOLS[str(protocol)]} ({row['difference']:+.3f} [{low:+.3f}, {high:+.3f}])."
+            )
+    return said

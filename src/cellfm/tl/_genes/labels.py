@@ -1,8 +1,7 @@
 """Labels of genes: from sets, tables and files to rows of an embedding, and the families that genes are of."""
 
-import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -26,9 +25,33 @@ LEAST_GENES = 10
 """Labelled genes; fewer say nothing."""
 MOST_SHOWN = 3
 """Labels of a gene that are named."""
-_STEM = re.compile(r"(.*?)-?\d+[A-Z]*$")
-# Names by place or by number of a clone: alike in name, not in descent.
-_PLACEHOLDER = re.compile(r"C(?:\d+|X|Y)ORF|LOC\d|LINC|KIAA|ENSG|[A-Z]{2}\d{6}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """Which labels are taken.
+
+    Attributes
+    ----------
+    least
+        Genes a label must have; where genes may have several labels, also genes that it must not have.
+    most
+        Genes it may have; None for any number.
+    n_labels
+        Labels drawn at random from those with such numbers; None for all.
+    seed
+        Of the draw.
+    """
+
+    least: int
+    most: int | None = None
+    n_labels: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.most is not None and self.most < self.least) or (self.n_labels or 2) < 2:
+            msg = f"min_genes is {self.least}, max_genes {self.most} and n_labels {self.n_labels}; expected max_genes at least min_genes, and two labels at least, or None."
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -49,8 +72,12 @@ class LabelledGenes:
         Whether a gene has a label, shape (labelled gene, label).
     n_given
         Distinct names of genes that were given.
+    unknown
+        Those of them that no gene of the embedding has.
     left_out
-        Labels with too few genes.
+        Labels with too few genes, or too many.
+    n_fitting
+        Labels that were left, before some were drawn.
     """
 
     task: Task
@@ -59,7 +86,9 @@ class LabelledGenes:
     rows: "NDArray[np.int64]"
     flags: "NDArray[np.bool_]"
     n_given: int
+    unknown: tuple[str, ...]
     left_out: tuple[str, ...]
+    n_fitting: int
 
     def of(self, gene: int) -> str:
         """Return the labels of a gene as text.
@@ -108,7 +137,7 @@ def label_genes(
     labels: "Labels | pd.DataFrame",
     *,
     task: Task | None,
-    least: int,
+    choice: Choice,
     usable: "NDArray[np.bool_]",
 ) -> LabelledGenes:
     """Find labelled genes among those of an embedding.
@@ -121,8 +150,8 @@ def label_genes(
         Name → genes, or a table whose first column is a gene and whose second a label.
     task
         Kind of labels; None takes it from them.
-    least
-        Genes a label must have.
+    choice
+        Which labels are taken.
     usable
         Genes that may be taken, shape (gene,).
 
@@ -135,7 +164,7 @@ def label_genes(
     ConfigError
         The task does not fit the labels.
     """
-    sets = _as_sets(labels)
+    sets = as_sets(labels)
     given = list(dict.fromkeys(gene for genes in sets.values() for gene in genes))
     if given:
         check_human(given)
@@ -150,9 +179,10 @@ def label_genes(
             f"the embedding with {list(embeddings.obs['symbol'][:5])}. Give symbols or Ensembl ids of human genes."
         )
         raise GeneMatchError(msg)
-    return _labelled(
-        table & usable[:, None], tuple(sets), task=task, least=least, n_given=len(given)
+    found = _labelled(
+        table & usable[:, None], tuple(sets), task=task, choice=choice, n_given=len(given)
     )
+    return replace(found, unknown=tuple(name for name in given if row[name] < 0))
 
 
 def _labelled(
@@ -160,22 +190,22 @@ def _labelled(
     names: tuple[str, ...],
     *,
     task: Task | None,
-    least: int,
+    choice: Choice,
     n_given: int,
 ) -> LabelledGenes:
-    n_genes = int(table.any(axis=1).sum())
+    least, n_genes = choice.least, int(table.any(axis=1).sum())
     if n_genes < LEAST_GENES:
         msg = f"Only {n_genes} labelled genes (of {n_given:,} given) can be used; at least {LEAST_GENES} are needed. Give more genes, or cells that measure them."
         raise DataError(msg)
-    kept = table.sum(axis=0) >= least
+    kept = _fitting(table, task, choice)
     left_out = tuple(name for name, keep in zip(names, kept, strict=True) if not keep)
-    names = tuple(name for name, keep in zip(names, kept, strict=True) if keep)
-    table = table[:, kept]
+    column = np.flatnonzero(kept)
+    if choice.n_labels is not None and choice.n_labels < len(column):
+        drawn = np.random.default_rng(choice.seed).choice(column, choice.n_labels, replace=False)
+        column = np.sort(drawn)
+    names, table = tuple(names[each] for each in column), table[:, column]
     task = task or _task_of(table)
-    if task not in get_args(Task):
-        msg = f"There is no task {task!r}; choose one of {', '.join(get_args(Task))}."
-        raise ConfigError(msg)
-    _check_classes(task, names, left_out, least)
+    _check_classes(task, names, left_out, choice)
     if task != "multilabel":  # a gene of two classes belongs to neither
         table = table & (table.sum(axis=1) == 1)[:, None]
         if (table.sum(axis=0) < least).any():
@@ -183,6 +213,9 @@ def _labelled(
             raise DataError(msg)
     rows = np.flatnonzero(table.any(axis=1))
     flags = table[rows]
+    if task == "multilabel" and flags.all(axis=0).any():
+        msg = f"All {len(rows):,} genes with a label have {names[int(flags.all(axis=0).argmax())]!r}: there is nothing to tell it from. Take fewer genes a label (max_genes, --max-genes), or other labels."
+        raise DataError(msg)
     return LabelledGenes(
         task=task,
         names=names[:1] if task == "binary" else names,
@@ -190,8 +223,23 @@ def _labelled(
         rows=rows,
         flags=flags[:, :1] if task == "binary" else flags,
         n_given=n_given,
+        unknown=(),
         left_out=left_out,
+        n_fitting=int(kept.sum()),
     )
+
+
+def _fitting(table: "NDArray[np.bool_]", task: Task | None, choice: Choice) -> "NDArray[np.bool_]":
+    """Tell which labels have enough genes, and not too many."""
+    if task is not None and task not in get_args(Task):
+        msg = f"There is no task {task!r}; choose one of {', '.join(get_args(Task))}."
+        raise ConfigError(msg)
+    size = table.sum(axis=0)
+    kept = (size >= choice.least) & (size <= (choice.most or len(table)))
+    if (task or _task_of(table[:, kept])) == "multilabel":
+        # What all labelled genes are, such as the root of an ontology, cannot be told from anything.
+        kept &= table.any(axis=1).sum() - size >= choice.least
+    return np.asarray(kept, bool)
 
 
 def _task_of(table: "NDArray[np.bool_]") -> Task:
@@ -201,9 +249,10 @@ def _task_of(table: "NDArray[np.bool_]") -> Task:
 
 
 def _check_classes(
-    task: Task, names: tuple[str, ...], left_out: tuple[str, ...], least: int
+    task: Task, names: tuple[str, ...], left_out: tuple[str, ...], choice: Choice
 ) -> None:
-    small = f" ({len(left_out)} with fewer than {least} genes are left out)" if left_out else ""
+    most = f" or more than {choice.most}" if choice.most else ""
+    small = f" ({len(left_out)} with fewer than {choice.least}{most} genes are left out)" if left_out else ""  # fmt: skip
     if len(names) < 2:
         msg = f"There is one class or none to tell apart: {', '.join(names) or 'none'}{small}. Give genes of a second class."
         raise DataError(msg)
@@ -212,7 +261,19 @@ def _check_classes(
         raise ConfigError(msg)
 
 
-def _as_sets(labels: "Labels | pd.DataFrame") -> Mapping[str, tuple[str, ...]]:
+def as_sets(labels: "Labels | pd.DataFrame") -> Mapping[str, tuple[str, ...]]:
+    """Return the genes of each label.
+
+    Parameters
+    ----------
+    labels
+        Name → genes, or a table whose first column is a gene and whose second a label.
+
+    Raises
+    ------
+    DataError
+        The table has not two columns.
+    """
     if isinstance(labels, Mapping):
         return {str(name): tuple(map(str, genes)) for name, genes in labels.items()}
     if labels.shape[1] != 2:
@@ -244,23 +305,3 @@ def vocabulary_of(embeddings: "AnnData") -> Vocabulary:
         hgnc_ids=tuple(obs["hgnc_id"].astype(str)),
         ensembl_ids=tuple(obs["ensembl_id"].astype(str)),
     )
-
-
-def family(symbol: str) -> str:
-    """Return the stem of a symbol, which paralogs share: without the last number and the letters behind it.
-
-    HOXA1 and HOXA13 → HOXA, ZNF12 → ZNF, KRT6A → KRT, SLC25A4 → SLC25A, HLA-DRB1 → HLA-DRB. A gene whose name has no such number (ACTB), whose
-    stem would be shorter than two letters, or whose name is one of place or clone (C1orf112, LOC…, LINC…, KIAA…) is a family of its own.
-    The rule puts some unrelated genes together (TMEM9 and TMEM14A) and misses paralogs of unlike names
-    (HOXA1 and HOXB1).
-
-    Parameters
-    ----------
-    symbol
-        Of a gene.
-    """
-    name = symbol.upper()
-    found = _STEM.match(name)
-    if found is None or _PLACEHOLDER.match(name) or sum(map(str.isalpha, found[1])) < 2:
-        return symbol
-    return found[1]

@@ -13,9 +13,10 @@ from cellfm.genes.lookup import Lookup
 from cellfm.genes.sets import GeneSets, read_gene_sets
 from cellfm.genes.table import GeneTable
 from cellfm.tl._genes.embeddings import Kind, gene_embeddings
+from cellfm.tl._genes.program_compare import N_RANDOM, RANDOM, compare_programs
 from cellfm.tl._genes.programs import (
+    LEVEL,
     Programs,
-    compare_programs,
     enrich,
     find_programs,
     score_programs,
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 CANDIDATE, TWIN, COEXPRESSION = "cellfm", "random weights", "coexpression"
 LEAST_GENES = 50
+RESOLUTIONS = (1.0, 0.5, 2.0)
+"""Times the one asked for: methods are compared at several numbers of programs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -45,7 +48,9 @@ class GenePrograms:
     enrichment
         From :func:`~cellfm.tl._genes.programs.enrich`.
     comparison
-        From :func:`~cellfm.tl._genes.programs.compare_programs`: the model, co-expression of the same cells, random weights, and random programs.
+        From :func:`~cellfm.tl._genes.program_compare.compare_programs`: the model, co-expression of the same cells, random weights, and random programs.
+    clusterings
+        From the same: what each clustering found.
     n_cells
         Cells that said which genes are expressed.
     """
@@ -53,21 +58,27 @@ class GenePrograms:
     programs: Programs
     enrichment: "pd.DataFrame"
     comparison: "pd.DataFrame"
+    clusterings: "pd.DataFrame"
     n_cells: int
 
     @property
     def verdict(self) -> str:
         """What the comparison shows and what it does not."""
-        own, other = self.comparison.loc[CANDIDATE], self.comparison.loc[COEXPRESSION]
+        table = self.comparison
+        own, other, random = (table.loc[name] for name in (CANDIDATE, COEXPRESSION, RANDOM))
         if other["difference_low"] > 0:
-            shown = "more in every clustering"
+            shown = "more significant sets than co-expression at equal number of programs: shown for these cells"
         elif other["difference_high"] < 0:
-            shown = "fewer in every clustering"
+            shown = "fewer significant sets than co-expression at equal number of programs"
         else:
-            shown = "not shown to differ"
+            shown = (
+                "more significant sets than co-expression at equal number of programs: not shown"
+            )
+        n = len(self.clusterings) // len(table)
         return (
-            f"{own['sets']:.0f} gene sets are significant in a program of the model, {other['sets']:.0f} in one of co-expression in these cells at the same number "
-            f"of programs (difference {other['difference_low']:+.0f} to {other['difference_high']:+.0f}: {shown})."
+            f"Over {n} clusterings {own['sets']:.0f} gene sets (sd {own['sd']:.0f}) are significant in a program of the model, {other['sets']:.0f} (sd {other['sd']:.0f}) in one of co-expression "
+            f"in these cells, {random['sets']:.1f} (sd {random['sd']:.1f}) in random ones of the same sizes. The model is ahead of co-expression in {other['ahead']:.0%} of the clusterings (difference {other['least']:+.0f} to {other['most']:+.0f}), on average by {other['difference']:+.0f} "
+            f"[{other['difference_low']:+.0f}, {other['difference_high']:+.0f}; programs resampled]: {shown}."
         )
 
     def scores(self, adata: "AnnData", *, seed: int = 0) -> "NDArray[np.float32]":
@@ -82,12 +93,16 @@ class GenePrograms:
         """
         return score_programs(adata, self.programs, seed=seed)
 
+    def best_sets(self) -> "dict[int, str]":
+        """Return the most significant set of each program that has one (q ≤ 0.05)."""
+        found = self.enrichment[self.enrichment["q"] <= LEVEL].drop_duplicates("program")
+        return dict(zip(found["program"].tolist(), found["set"].tolist(), strict=True))
+
     def table(self) -> "pd.DataFrame":
         """Return the program of each gene, those in none left out, and the set that is most significant in it."""
         import pandas as pd
 
-        found = self.enrichment[self.enrichment["q"] <= 0.05]
-        best = found.drop_duplicates("program").set_index("program")["set"].to_dict()
+        best = self.best_sets()
         rows = np.flatnonzero(self.programs.code >= 0)
         code = self.programs.code[rows]
         return pd.DataFrame(
@@ -106,7 +121,8 @@ def gene_programs(  # noqa: PLR0913 - the arguments of a user's question
     gene_sets: GeneSets | str | Path,
     kind: Kind = "static",
     resolution: float = 1.0,
-    n_seeds: int = 5,
+    n_seeds: int = 3,
+    n_random: int = N_RANDOM,
     min_cells: int = 10,
     layer: str | None = None,
     use_raw: bool = False,
@@ -131,7 +147,9 @@ def gene_programs(  # noqa: PLR0913 - the arguments of a user's question
     resolution
         Of the Leiden algorithm: more makes more programs.
     n_seeds
-        Clusterings that are compared.
+        Clusterings that are compared at each of three resolutions: the one asked for, half of it and twice as much.
+    n_random
+        Draws of random programs of the same sizes for each of them.
     min_cells
         Genes that fewer cells express are left out.
     layer, use_raw, gene_names, min_matched, device
@@ -183,12 +201,21 @@ def gene_programs(  # noqa: PLR0913 - the arguments of a user's question
         TWIN: other[kept],
     }
     programs = find_programs(tables[CANDIDATE], genes, resolution=resolution, seed=seed)
+    enrichment = enrich(programs, sets)
+    comparison, clusterings = compare_programs(
+        tables,
+        genes,
+        sets,
+        resolutions=[resolution * factor for factor in RESOLUTIONS],
+        n_seeds=n_seeds,
+        n_random=n_random,
+        progress=progress,
+    )
     return GenePrograms(
         programs=programs,
-        enrichment=enrich(programs, sets),
-        comparison=compare_programs(
-            tables, genes, sets, resolution=resolution, n_seeds=n_seeds, progress=progress
-        ),
+        enrichment=enrichment,
+        comparison=comparison,
+        clusterings=clusterings,
         n_cells=adata.n_obs,
     )
 

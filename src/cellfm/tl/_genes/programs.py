@@ -8,13 +8,13 @@ A module M of the N background genes holds k genes of a set of K with the chance
 least one of its modules, beside modules of co-expression of the same number and random modules of the same sizes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from cellfm.errors import ConfigError, DataError
+from cellfm.errors import DataError
 from cellfm.genes.sets import GeneSets
 from cellfm.optional import require
 
@@ -90,7 +90,7 @@ def find_programs(
     min_genes
         Smaller modules are none.
     seed
-        Of the graph and the algorithm.
+        Of the algorithm.
 
     Raises
     ------
@@ -99,21 +99,57 @@ def find_programs(
     MissingDependencyError
         scanpy or igraph is missing.
     """
+    graph = neighbour_graph(vectors, genes, n_neighbors=n_neighbors)
+    return cluster(graph, resolution=resolution, min_genes=min_genes, seed=seed)
+
+
+def neighbour_graph(
+    vectors: "NDArray[np.floating]", genes: Sequence[str], *, n_neighbors: int = N_NEIGHBORS
+) -> "AnnData":
+    """Return the graph of the nearest neighbours of genes by the centred cosine.
+
+    Parameters
+    ----------
+    vectors, genes, n_neighbors
+        As in `find_programs`.
+
+    Raises
+    ------
+    DataError, MissingDependencyError
+        As in `find_programs`.
+    """
     require("scanpy", extra="analysis")
     require("igraph", extra="programs")
     if len(genes) <= n_neighbors or not np.isfinite(vectors).all():
         msg = f"Programs of {len(genes)} genes with {n_neighbors} neighbours each were asked for, of finite vectors; give more genes, or only those that have vectors."
         raise DataError(msg)
+    import pandas as pd
     import scanpy
     from anndata import AnnData
 
     centred = vectors - vectors.mean(axis=0)
     length = np.linalg.norm(centred, axis=1, keepdims=True)
-    graph = AnnData((centred / np.maximum(length, 1e-12)).astype(np.float32))
+    unit = (centred / np.maximum(length, 1e-12)).astype(np.float32)
+    graph = AnnData(unit, obs=pd.DataFrame(index=list(genes)))
     # Exact: the approximate search that scanpy takes for more genes breaks with scipy's sparse arrays (scanpy 1.11, scipy 1.17).
-    scanpy.pp.neighbors(
-        graph, n_neighbors=n_neighbors, use_rep="X", transformer="sklearn", random_state=seed
-    )
+    scanpy.pp.neighbors(graph, n_neighbors=n_neighbors, use_rep="X", transformer="sklearn")
+    return graph
+
+
+def cluster(
+    graph: "AnnData", *, resolution: float, min_genes: int = MIN_GENES, seed: int = 0
+) -> Programs:
+    """Cluster a graph of genes by the Leiden algorithm.
+
+    Parameters
+    ----------
+    graph
+        From `neighbour_graph`.
+    resolution, min_genes, seed
+        As in `find_programs`.
+    """
+    import scanpy
+
     scanpy.tl.leiden(
         graph,
         resolution=resolution,
@@ -122,33 +158,8 @@ def find_programs(
         directed=False,
         random_state=seed,
     )
-    return Programs(genes=tuple(genes), code=_ordered(graph.obs["leiden"].to_numpy(), min_genes))
-
-
-def programs_of_number(
-    vectors: "NDArray[np.floating]", genes: Sequence[str], n: int, *, seed: int = 0
-) -> Programs:
-    """Cluster genes with the resolution that makes the number of programs that comes nearest to the one asked for.
-
-    Parameters
-    ----------
-    vectors, genes, seed
-        As in `find_programs`.
-    n
-        Number of programs.
-    """
-    low, high = 0.01, 100.0
-    best: Programs | None = None
-    for _ in range(N_TRIES):
-        middle = float(np.sqrt(low * high))
-        found = find_programs(vectors, genes, resolution=middle, seed=seed)
-        if best is None or abs(found.n - n) < abs(best.n - n):
-            best = found
-        if found.n == n:
-            break
-        low, high = (middle, high) if found.n < n else (low, middle)
-    assert best is not None  # it was tried
-    return best
+    code = _ordered(graph.obs["leiden"].to_numpy(), min_genes)
+    return Programs(genes=tuple(graph.obs_names), code=code)
 
 
 def enrich(programs: Programs, gene_sets: GeneSets) -> "pd.DataFrame":
@@ -227,81 +238,6 @@ def random_programs(programs: Programs, *, seed: int) -> Programs:
     """
     code = programs.code[np.random.default_rng(seed).permutation(len(programs.code))]
     return Programs(genes=programs.genes, code=code)
-
-
-def compare_programs(
-    tables: "Mapping[str, NDArray[np.floating]]",
-    genes: Sequence[str],
-    gene_sets: GeneSets,
-    *,
-    resolution: float = 1.0,
-    n_seeds: int = 5,
-    progress: Callable[[int, int], None] | None = None,
-) -> "pd.DataFrame":
-    """Count significant sets of several representations of the same genes, at the same number of programs.
-
-    Parameters
-    ----------
-    tables
-        Vectors by method, shape (gene, dim); the first sets the number of programs.
-    genes
-        Names of the rows.
-    gene_sets
-        As in `enrich`.
-    resolution
-        Of the first method.
-    n_seeds
-        Of the clustering.
-    progress
-        Called with (clusterings done, in all).
-
-    Returns
-    -------
-    A row for each method and ``random`` (programs of the first's sizes): mean number of ``programs`` and of significant ``sets``, ``low`` and ``high``
-    over the seeds, and ``difference`` of the first method from it with its range, paired by seed.
-
-    Raises
-    ------
-    ConfigError
-        There is no method, or no seed.
-    """
-    import pandas as pd
-
-    if not tables or n_seeds < 1:
-        msg = f"{len(tables)} representations and {n_seeds} seeds were given; at least one of each is needed."
-        raise ConfigError(msg)
-    first = next(iter(tables))
-    counts: dict[str, list[int]] = {name: [] for name in (*tables, "random")}
-    numbers: dict[str, list[int]] = {name: [] for name in counts}
-    done, in_all = 0, n_seeds * len(tables)
-    for seed in range(n_seeds):
-        own = find_programs(tables[first], genes, resolution=resolution, seed=seed)
-        found = {first: own, "random": random_programs(own, seed=seed)}
-        for name, vectors in tables.items():
-            if name != first:
-                found[name] = programs_of_number(vectors, genes, own.n, seed=seed)
-            done += 1
-            if progress is not None:
-                progress(done, in_all)
-        for name, programs in found.items():
-            counts[name].append(n_significant(enrich(programs, gene_sets)))
-            numbers[name].append(programs.n)
-    rows = []
-    for name, found_sets in counts.items():
-        away = np.array(counts[first]) - np.array(found_sets)
-        rows.append(
-            {
-                "method": name,
-                "programs": float(np.mean(numbers[name])),
-                "sets": float(np.mean(found_sets)),
-                "low": min(found_sets),
-                "high": max(found_sets),
-                "difference": float(away.mean()),
-                "difference_low": int(away.min()),
-                "difference_high": int(away.max()),
-            }
-        )
-    return pd.DataFrame(rows).set_index("method")
 
 
 def score_programs(adata: "AnnData", programs: Programs, *, seed: int = 0) -> "NDArray[np.float32]":

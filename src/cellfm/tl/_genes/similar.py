@@ -1,5 +1,7 @@
 """Which genes are near which."""
 
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from itertools import takewhile
 from pathlib import Path
@@ -9,6 +11,7 @@ import numpy as np
 
 from cellfm.errors import ConfigError, DataError
 from cellfm.genes import GeneTable, Vocabulary
+from cellfm.genes.families import family
 from cellfm.genes.lookup import Lookup
 from cellfm.optional import require
 from cellfm.tl._genes.embeddings import gene_embeddings
@@ -147,6 +150,47 @@ def lay_out(genes: "AnnData", *, n_neighbors: int = 15, seed: int = 0) -> "AnnDa
         )
         laid.obsm["X_umap"] = np.asarray(layout.fit_transform(unit), np.float32)
     return laid
+
+
+def families_of(
+    genes: "AnnData",
+    names: Sequence[str] = (),
+    *,
+    n: int = 10,
+    gene_groups: Mapping[str, str] | None = None,
+) -> dict[str, tuple[str, ...]]:
+    """Return gene families as sets of the genes that are there: those named, or the largest.
+
+    Parameters
+    ----------
+    genes
+        From `gene_embeddings`.
+    names
+        Of families.
+    n
+        Without names, how many.
+    gene_groups
+        Family of each gene, from `cellfm.genes.families.read_gene_groups`; None takes the stems of symbols.
+
+    Raises
+    ------
+    DataError
+        There is no such family, near names are suggested; or none has two genes.
+    """
+    symbols = [str(symbol) for symbol in dict.fromkeys(genes.obs["symbol"])]
+    own = {symbol: family(symbol) if gene_groups is None else gene_groups.get(symbol, "") for symbol in symbols}  # fmt: skip
+    size = Counter(name for name in own.values() if name)
+    for name in names:
+        if name not in size:
+            near = get_close_matches(name, list(size), n=3)
+            hint = f"; near names: {', '.join(near)}" if near else ""
+            msg = f"None of the {len(own):,} genes is of a family {name!r}{hint}. Correct --highlight, or leave it out for the largest families."
+            raise DataError(msg)
+    chosen = list(names) or [name for name, count in size.most_common(n) if count > 1]
+    if not chosen:
+        msg = f"No two of the {len(own):,} genes are of one family. Colour by something else (--color)."
+        raise DataError(msg)
+    return {name: tuple(symbol for symbol in own if own[symbol] == name) for name in chosen}
 
 
 def centred(genes: "AnnData") -> "NDArray[np.float64]":
