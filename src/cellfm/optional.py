@@ -32,10 +32,22 @@ def require(*packages: str, extra: str = "analysis") -> None:
     MissingDependencyError
         When one of them is not installed.
     """
-    missing = [name for name in packages if find_spec(name) is None]
+    missing = [name for name in packages if not is_there(name)]
     if missing:
         msg = (
             f"{' and '.join(missing)} cannot be imported; this function needs the extra '{extra}' ({EXTRAS[extra]}). "
             f"Install it: pip install 'cellfm[{extra}]', or from a checkout: pip install -c constraints.txt -e '.[{extra}]'."
         )
         raise MissingDependencyError(msg)
+
+
+def is_there(package: str) -> bool:
+    """Whether a package can be imported; a folder without code, which pip leaves where files were cached in it, is none.
+
+    Parameters
+    ----------
+    package
+        Name to import.
+    """
+    spec = find_spec(package)
+    return spec is not None and spec.origin is not None

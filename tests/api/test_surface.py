@@ -66,6 +66,7 @@ TOOLS = {
 }
 PLOTS = {
     "annotation_report",
+    "calibration",
     "confusion",
     "corpus",
     "embedding",

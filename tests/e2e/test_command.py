@@ -55,6 +55,7 @@ def raising(error: BaseException) -> Callable[..., None]:
     def app(*_: object, **__: object) -> None:
         raise error
 
+    app.parse_commands = cellfm_cli.app.parse_commands  # type: ignore[attr-defined]
     return app
 
 
@@ -62,11 +63,18 @@ def test_interruption_and_failing_disk(cellfm: Cellfm, monkeypatch: pytest.Monke
     monkeypatch.setattr(cellfm_cli, "app", raising(KeyboardInterrupt()))
     outcome = cellfm("embed")
     assert outcome.code == 130
-    assert "Interrupted" in outcome.err
+    assert "Interrupted. The same command given again goes on" in outcome.err
+    outcome = cellfm("pretrain", "mini", "store")
+    assert "The same command with --resume goes on" in outcome.err
+    assert "begins anew" in cellfm("annotate", "query.h5ad").err
     monkeypatch.setattr(cellfm_cli, "app", raising(OSError(28, "No space left on device")))
     outcome = cellfm("embed")
     assert outcome.code == 1
     assert "No space left on device" in outcome.err
+    assert (
+        outcome.err.splitlines()[-1]
+        == "Free some space, or choose a place on another disk. Where it happened in the program: --debug."
+    )
 
 
 def test_notes_of_an_error_are_shown(cellfm: Cellfm, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -208,7 +208,7 @@ def test_dry_run_reads_nothing(cellfm: Cellfm, files: Path, tmp_path: Path) -> N
     [
         (["corpus", "build", "{tmp}/absent", "{tmp}/store"], "There is no {tmp}/absent"),
         (["corpus", "build", "{files}/mouse.h5ad", "{tmp}/store"], "No cell is left of 1 sources"),
-        (["corpus", "build", "{files}", "{tmp}/store", "--max-mito", "2"], "max_mito is 2"),
+        (["corpus", "build", "{files}", "{tmp}/store", "--max-mito", "2"], "--max-mito is 2"),
         (["corpus", "build", "{files}", "{files}"], "is no corpus, so it is not replaced"),
         (["corpus", "add", "{files}", "{tmp}"], "holds no corpus.json"),
         (["corpus", "check", "{tmp}"], "holds no corpus.json"),

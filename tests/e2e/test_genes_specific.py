@@ -94,5 +94,5 @@ def test_influence_refusals(cellfm: Cellfm, simulated: Path, model: Path, tmp_pa
     assert "near names: A1BG" in refused.err
     refused = cellfm("genes", "influence", simulated, model, "SPI1", "--target", tmp_path / "t.tsv")
     assert refused.code == 2
-    assert "at least 10 are needed (min_cells, --min-cells)" in refused.err
+    assert "at least 10 are needed (--min-cells)" in refused.err
     assert not list(tmp_path.iterdir())

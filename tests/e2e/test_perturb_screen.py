@@ -24,7 +24,7 @@ def test_screen_writes_what_the_function_returns(
     written = cellfm(*words, *more)
     assert written.code == 0, written.err
     assert "8 genes lead towards the goal more than genes expressed like them" in written.out
-    assert f"wrote {target} and {figure}: 8 genes" in written.out
+    assert f"wrote {target}, {figure}: 8 genes" in written.out
     assert "cells·genes/s" in written.out
     assert figure.read_bytes().startswith(b"\x89PNG")
     table = pd.read_csv(target, sep="\t")

@@ -183,7 +183,7 @@ def compare(
     for run, name in ((first, method), (second, against)):
         there = sorted({row.method for row in run.results})
         if name not in there:
-            msg = f"{run.folder} has no results of {name!r}; it has those of {', '.join(there)}."
+            msg = f"{run.folder} has no results of {name!r}; it has those of {', '.join(there)}. Choose one of these."
             raise DataError(msg)
     found = []
     for question, rows in first.by_question.items():
@@ -279,7 +279,7 @@ def _pairs_of_weights(
     """Yield results that belong together: of the same weights, or of any in another folder that holds those of one."""
     other = _by_weights(theirs)
     if not same and len(other) > 1:
-        msg = f"{folder} has results of {len(other)} different weights; to compare with another folder, it must hold those of one."
+        msg = f"{folder} has results of {len(other)} different weights; to compare with another folder, it must hold those of one. Give a folder with results of one model."
         raise DataError(msg)
     for weights, group in _by_weights(ours).items():
         yield group, other.get(weights, []) if same else list(theirs)

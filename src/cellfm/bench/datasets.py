@@ -160,7 +160,7 @@ class Dataset:
         wanted = [*self.columns, *self.drop]
         missing = [key for key in wanted if key not in obs.columns]
         if missing:
-            msg = f"The dataset {self.name!r} has no column {missing[0]!r} in obs; it has {list(map(str, obs.columns)) or 'no columns'}."
+            msg = f"The dataset {self.name!r} has no column {missing[0]!r} in obs; it has {list(map(str, obs.columns)) or 'no columns'}. Choose one of these."
             raise DataError(msg)
         kept, dropped = pd.Series(True, index=obs.index), {}  # noqa: FBT003 - a column of flags
         rules = [
@@ -205,10 +205,10 @@ def read_dataset(path: Path) -> Dataset:
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        msg = f"{path} is no valid YAML: {error}"
+        msg = f"{path} is no valid YAML: {error}. Correct the file."
         raise ConfigError(msg) from error
     if not isinstance(entries, dict):
-        msg = f"{path} holds no entries; expected name, path, label, …"
+        msg = f"{path} holds no entries; expected name, path, label, …. Write them into the file."
         raise ConfigError(msg)
     _check_entries(path, entries)
     given = {key: value for key, value in entries.items() if value is not None}
@@ -378,16 +378,16 @@ def _check_entries(path: Path, entries: Mapping[str, object]) -> None:
     allowed = {each.name for each in fields(Dataset)} - {"maker"} | {"gene_sets"}
     unknown = sorted(set(map(str, entries)) - allowed)
     if unknown:
-        msg = f"{path} has the entries {unknown}, which no dataset has; it may have {sorted(allowed)}."
+        msg = f"{path} has the entries {unknown}, which no dataset has; it may have {sorted(allowed)}. Remove or correct them."
         raise ConfigError(msg)
     missing = [key for key in ("name", "path") if not isinstance(entries.get(key), str)]
     if missing:
-        msg = f"{path} has no {' and no '.join(missing)}; a dataset needs both, as text."
+        msg = f"{path} has no {' and no '.join(missing)}; a dataset needs both, as text. Add what is missing."
         raise ConfigError(msg)
     if entries.get("scale") not in (None, *SCALES):
-        msg = f"scale in {path} is {entries['scale']!r}; it must be counts or log1p."
+        msg = f"scale in {path} is {entries['scale']!r}; it must be counts or log1p. Choose one of these."
         raise ConfigError(msg)
     drop = entries.get("drop") or {}
     if not isinstance(drop, dict) or not all(isinstance(values, list) for values in drop.values()):
-        msg = f"drop in {path} is {drop!r}; expected columns with lists of values, such as {{cell_type: [unknown]}}."
+        msg = f"drop in {path} is {drop!r}; expected columns with lists of values, such as {{cell_type: [unknown]}}. Correct the file."
         raise ConfigError(msg)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from cellfm.corpus.counts import Scale
+from cellfm.corpus.missing import refuse_no_file
 from cellfm.errors import DataError
 
 if TYPE_CHECKING:
@@ -87,12 +88,10 @@ def _bundled() -> DemoCells:
 def _read(source: Path, label: str | None, *, seed: int) -> DemoCells:
     import anndata
 
-    if not source.is_file():
-        msg = f"There is no file {source}. Give an h5ad file with raw counts."
-        raise DataError(msg)
+    refuse_no_file(source, "an h5ad file with raw counts")
     full = anndata.read_h5ad(source)
     if label is not None and label not in full.obs.columns:
-        msg = f"There is no column {label!r} in obs of {source}; it has {list(map(str, full.obs.columns)) or 'no columns'}."
+        msg = f"There is no column {label!r} in obs of {source}; it has {list(map(str, full.obs.columns)) or 'no columns'}. Choose one of these."
         raise DataError(msg)
     drawn = np.arange(full.n_obs)
     if full.n_obs > MOST_CELLS:

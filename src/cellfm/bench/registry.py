@@ -38,7 +38,7 @@ def load_task(name: str) -> Task:
         It requires less than every task must, or its methods do not cover what it requires.
     """
     if name not in TASKS:
-        msg = f"There is no task {name!r}; the tasks are {', '.join(TASKS)}."
+        msg = f"There is no task {name!r}; the tasks are {', '.join(TASKS)}. Choose one of these."
         raise ConfigError(msg)
     task: Task = import_module(TASKS[name]).TASK
     check_task(task)
@@ -63,15 +63,13 @@ def check_task(task: Task) -> None:
         msg = f"The task {task.name!r} has two methods of one name: {sorted(names)}. Rename one of them."
         raise EvidenceError(msg)
     if not task.required >= MINIMUM:
-        msg = f"The task {task.name!r} does not require {sorted(MINIMUM - task.required)}; every task must."
+        msg = f"The task {task.name!r} does not require {sorted(MINIMUM - task.required)}; every task must. Add it to what the task requires."
         raise EvidenceError(msg)
     there = frozenset[str]().union(*(method.roles for method in task.methods))
     if not there >= task.required:
-        msg = f"No method of the task {task.name!r} is {sorted(task.required - there)}, which it requires."
+        msg = f"No method of the task {task.name!r} is {sorted(task.required - there)}, which it requires. Add one with that role."
         raise EvidenceError(msg)
     unknown = {name for name in (task.negative, task.positive) if name is not None} - set(names)
     if unknown:
-        msg = (
-            f"The task {task.name!r} names the controls {sorted(unknown)}; its methods are {names}."
-        )
+        msg = f"The task {task.name!r} names the controls {sorted(unknown)}; its methods are {names}. Name controls that are methods of the task."
         raise EvidenceError(msg)

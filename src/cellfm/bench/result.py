@@ -99,10 +99,10 @@ class Result:
 
     def __post_init__(self) -> None:
         if (self.value is None) == (self.failed is None):
-            msg = f"The result of {self.method} on {self.dataset} has value {self.value} and failed={self.failed!r}; it must have one of the two."
+            msg = f"The result of {self.method} on {self.dataset} has value {self.value} and failed={self.failed!r}; it must have one of the two. Give the value, or say failed=True."
             raise EvidenceError(msg)
         if self.value is not None and not math.isfinite(self.value):
-            msg = f"The value of {self.metric} of {self.method} on {self.dataset} is {self.value}; a method without a finite value has failed."
+            msg = f"The value of {self.metric} of {self.method} on {self.dataset} is {self.value}; a method without a finite value has failed. Write it as failed."
             raise EvidenceError(msg)
 
     @property
@@ -248,6 +248,6 @@ def _refuse_twins(group: Sequence[Result]) -> None:
     seen = set()
     for row in group:
         if (row.method, row.metric) in seen:
-            msg = f"{row.method} has {row.metric} twice on {row.dataset}; one result a method is evidence, the better of two is not."
+            msg = f"{row.method} has {row.metric} twice on {row.dataset}; one result a method is evidence, the better of two is not. Remove one of the two, or give the second another name."
             raise EvidenceError(msg)
         seen.add((row.method, row.metric))

@@ -64,7 +64,7 @@ class RunOptions:
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
-            msg = f"seeds is {self.seeds}; it must be at least 1."
+            msg = f"seeds is {self.seeds}; it must be at least 1. Give a number in that range."
             raise ConfigError(msg)
 
 
@@ -357,7 +357,7 @@ def corpus_id(store: Store) -> str:
 def _refuse_missing(method: Method) -> None:
     missing = [name for name in method.needs if find_spec(name) is None]
     if missing:
-        msg = f"{' and '.join(missing)} cannot be imported"
+        msg = f"{' and '.join(missing)} cannot be imported. Install the package with cellfm[bench], or leave the method out."
         raise MissingDependencyError(msg)
 
 
@@ -391,7 +391,7 @@ def _check_names(tasks: Sequence[Task], datasets: Sequence[Dataset], options: Ru
     known = {method.name for task in tasks for method in task.methods}
     unknown = sorted(set(options.methods or ()) - known)
     if unknown:
-        msg = f"No task that was asked for has the methods {unknown}; they have {', '.join(sorted(known))}."
+        msg = f"No task that was asked for has the methods {unknown}; they have {', '.join(sorted(known))}. Choose one of these."
         raise ConfigError(msg)
     names = [dataset.name for dataset in datasets]
     if len(set(names)) < len(names):

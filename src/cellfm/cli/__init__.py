@@ -1,8 +1,11 @@
 """The command line: each command parses, calls one function and prints."""
 
+import errno
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import suppress
 from importlib import metadata
 from inspect import signature
@@ -16,6 +19,17 @@ from cellfm.errors import CellFMError
 FAILED, USER_ERROR, SET_ASIDE, INTERRUPTED, TERMINATED = 1, 2, 3, 130, 143
 HELP_FLAGS = ("--help", "-h")
 
+GO_ON = ("embed", "corpus build", "corpus add", "weights get", "bench run")
+"""Commands that take up what an interrupted one has done."""
+QUOTES = "'\""
+_ARGUMENT = re.compile(
+    r"""(?<![\w"'./-])(?:(?P<name>[a-z][a-z_]*)=(?P<value>"[^"]*"|'[^']*'|[\w.…]*[\w…])|(?P<bare>[a-z]+(?:_[a-z]+)+)(?![\w"'=./(\[-]))"""
+)
+"""An argument of a Python function with its value, or its name alone where that is no English word."""
+_TWICE = re.compile(r"((--[a-z-]+)(?: \S+)?)(?:, \2(?![\w-])| \(\2\))")
+"""What was an argument and the option of the same name."""
+_OVERWRITE = re.compile(r"((?:say|pass) )overwrite(?:=True)?(?: \(--overwrite\))?")
+
 _EPILOGUE = (
     "Each command explains itself: cellfm embed --help. Exit codes: 0 done, 1 failed, 2 something in the input is wrong, "
     "3 done but some sources of a corpus were set aside, 130 interrupted, 143 ended by SIGTERM. Every command also takes --quiet (errors and "
@@ -23,6 +37,19 @@ _EPILOGUE = (
     "cellfm --install-completion completes commands and options in your shell."
 )
 _EVERYWHERE = "Every command also takes --quiet, --json and --debug: see cellfm --help."
+
+_WAYS_OUT = {
+    errno.ENOENT: "Check the path.",
+    errno.ENOTDIR: "Check the path: a part of it is a file.",
+    errno.EISDIR: "Give a file instead of a folder.",
+    errno.EACCES: "Change its mode or owner, or choose another place.",
+    errno.EPERM: "Change its mode or owner, or choose another place.",
+    errno.EROFS: "Choose a place that can be written to.",
+    errno.ENOSPC: "Free some space, or choose a place on another disk.",
+    errno.EMFILE: "Raise the number of open files (ulimit -n), or use fewer workers.",
+    errno.EADDRINUSE: "Choose another port.",
+}
+"""What to do where the operating system refuses."""
 
 
 def _version() -> str:
@@ -182,7 +209,9 @@ weights.command(
     help="Download weights from the hub, unless they are here, and print the name that always means the same ones.",
 )
 weights.command(
-    "cellfm.cli.weights_hub:list_", name="list", help="List the weights that are on this machine."
+    "cellfm.cli.weights_hub:list_",
+    name="list",
+    help="List the weights that are on this machine: those of the package, of the cache folder, and from the hub.",
 )
 weights.command(
     "cellfm.cli.weights_hub:official",
@@ -254,7 +283,7 @@ def run(arguments: Sequence[str]) -> int:
     with speaking("machines" if machines else "quiet" if quiet else "people") as said:
         code, error = _run(words, debug=debug)
     if machines:
-        message = "" if error is None else _message(error)
+        message = "" if error is None else _message(error, words)
         named = " ".join(app.parse_commands(words)[0])
         with suppress(BrokenPipeError):  # of a reader that has seen enough
             sys.stdout.write(said.to_json(command=named, code=code, error=error, message=message) + "\n")  # fmt: skip
@@ -269,22 +298,31 @@ def _run(words: list[str], *, debug: bool) -> tuple[int, BaseException | None]:
             _complete_help(words)
         code = app(words, exit_on_error=False, result_action="return_value")
     except CycloptsError as error:  # printed by cyclopts
+        named = " ".join(["cellfm", *app.parse_commands(words)[0]])
+        sys.stderr.write(f"What it takes: {named} --help\n")
         return USER_ERROR, error
     except KeyboardInterrupt as interrupt:
         by_signal = SIGTERM in interrupt.args
-        _complain(
-            f"{'Ended by SIGTERM' if by_signal else 'Interrupted'}. 'cellfm embed' and 'cellfm corpus build' go on by the same command, 'cellfm "
-            "pretrain' by the same with --resume."
-        )
+        _complain(f"{'Ended by SIGTERM' if by_signal else 'Interrupted'}. {_how_to_go_on(words)}")
         return (TERMINATED if by_signal else INTERRUPTED), interrupt
     except (CellFMError, OSError) as error:
         if debug:
             traceback.print_exc()
-        _complain(_message(error))
+        _complain(_message(error, words))
         # A loss that is not finite is a failure of the run, not of what was asked for.
         inputs = isinstance(error, CellFMError) and not isinstance(error, ArithmeticError)
         return (USER_ERROR if inputs else FAILED), error
     return (code if isinstance(code, int) else 0), None  # most commands return nothing
+
+
+def _how_to_go_on(words: Sequence[str]) -> str:
+    """Say what an interrupted command has left behind."""
+    command = " ".join(app.parse_commands(list(words))[0])
+    if command == "pretrain":
+        return "The same command with --resume goes on from the last checkpoint."
+    if command in GO_ON:
+        return "The same command given again goes on where this one was."
+    return "What it was to write is not there; the same command given again begins anew."
 
 
 def _taken(words: list[str], flag: str) -> bool:
@@ -333,9 +371,43 @@ def split_docstring(text: str) -> tuple[str, str]:
     return "\n\n".join(paragraphs), "\n".join(indented)
 
 
-def _message(error: BaseException) -> str:
+def _message(error: BaseException, words: Sequence[str] = ()) -> str:
+    """Return what an error says, and its notes, to somebody who called it by a command."""
     notes = getattr(error, "__notes__", [])
-    return "\n".join([str(error) or type(error).__name__, *notes])
+    said = "\n".join([str(error) or type(error).__name__, *notes])
+    if isinstance(error, OSError) and not isinstance(error, CellFMError):
+        way_out = _WAYS_OUT.get(error.errno or 0, "Check the path and the disk.")
+        said += f"\n{way_out} Where it happened in the program: --debug."
+    return as_options(said, _options(words)) if isinstance(error, CellFMError) else said
+
+
+def _options(words: Sequence[str]) -> set[str]:
+    """Return the names of the parameters of a command."""
+    _, apps, _ = app.parse_commands(list(words))
+    function = apps[-1].default_command
+    return set() if function is None else set(signature(function).parameters)
+
+
+def as_options(text: str, parameters: AbstractSet[str]) -> str:
+    """Return a text about Python arguments as one about options: ``scale="log1p"`` becomes ``--scale log1p``.
+
+    Parameters
+    ----------
+    text
+        Message of an error.
+    parameters
+        Names that are options; others stay as they are.
+    """
+
+    def option(found: re.Match[str]) -> str:
+        name, value = found["name"] or found["bare"], found["value"]
+        if name not in parameters or value in ("False", "None"):
+            return found[0]
+        flag = f"--{name.replace('_', '-')}"
+        return flag if value in (None, "True") else f"{flag} {value.strip(QUOTES)}"
+
+    told = _ARGUMENT.sub(option, _OVERWRITE.sub(r"\g<1>overwrite=True", text))
+    return _TWICE.sub(r"\1", told)
 
 
 def _complain(message: str) -> None:

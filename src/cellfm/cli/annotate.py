@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import App, Parameter
 
-from cellfm.cli.console import print_table, say, wrote
+from cellfm.cli.console import next_step, print_table, say, wrote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -135,6 +135,7 @@ def annotate(  # noqa: PLR0913 - the parameters of tl.annotate_file
     from cellfm import tl
     from cellfm.cli.progress import progress_bar
     from cellfm.errors import ConfigError
+    from cellfm.optional import require
     from cellfm.tl._annotator import is_annotator
     from cellfm.tl._annotator_file import annotated_path, confusion_path
 
@@ -146,6 +147,9 @@ def annotate(  # noqa: PLR0913 - the parameters of tl.annotate_file
             "have moved), without a reference."
         )
         raise ConfigError(msg)
+    if report is not None:  # said before minutes of work, not after
+        require("matplotlib", "umap")
+        require("jinja2", extra="report")
     with progress_bar("annotating", unit="cells") as progress:
         result = tl.annotate_file(
             source,
@@ -190,6 +194,7 @@ def annotate(  # noqa: PLR0913 - the parameters of tl.annotate_file
 
         written.append(pl.annotation_report(result, report))
     wrote(*written)
+    next_step("view", target)
 
 
 @app.command
@@ -318,6 +323,7 @@ def train(  # noqa: PLR0913 - the parameters of tl.train_annotator_file
         _print_metrics(column.labels.name, column.tables["metrics"])
     size = sum(path.stat().st_size for path in out.iterdir())
     wrote(out, about=f"{size / 2**20:.1f} MiB, bound to the weights {annotator.model.hash[:12]}…")
+    next_step("annotate", "QUERY.h5ad", "--model", out)
 
 
 def _tune(epochs: int | None) -> "TuneConfig":
@@ -353,5 +359,6 @@ def _print_metrics(name: str, metrics: "pd.DataFrame") -> None:
     rows = metrics.drop(columns=["data", "method"]).rename(columns=_SHORT)
     text = rows.map(lambda value: "" if value != value else f"{value:.3f}")  # noqa: PLR0124 - NaN
     text["cells"] = [f"{int(n):,}" for n in rows["cells"]]
+    text = text.loc[:, (text != "").any()]  # no AUROC where no type is lacking
     text.index = metrics["data"] + ", " + metrics["method"]
     print_table(f"{name}: labels before abstaining, calibration, unknown cells", text)

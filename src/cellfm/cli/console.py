@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -11,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from cellfm.cli.fit import fitted
 from cellfm.settings import progress_bars
 
 if TYPE_CHECKING:
@@ -44,6 +47,8 @@ class Output:
         Other things that are said to machines, by name.
     text
         What it has printed, for all other styles than that for people.
+    warnings
+        What the package warned of, once each.
     """
 
     style: Style = "people"
@@ -51,6 +56,7 @@ class Output:
     written: list[str] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
     text: io.StringIO = field(default_factory=io.StringIO)
+    warnings: list[str] = field(default_factory=list)
 
     def to_json(self, *, command: str, code: int, error: BaseException | None, message: str) -> str:
         """Return all of it as one JSON object.
@@ -73,9 +79,25 @@ class Output:
             **self.facts,
             "tables": self.tables,
             "written": self.written,
+            "warnings": self.warnings,
             "text": self.text.getvalue().splitlines(),
         }
         return json.dumps(said, indent=1, ensure_ascii=False)
+
+
+class Warner(logging.Handler):
+    """Print what the package warns of to standard error, once for each command."""
+
+    def __init__(self, said: Output) -> None:
+        super().__init__(logging.WARNING)
+        self.said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a warning that was not yet given."""
+        text = record.getMessage()
+        if text not in self.said.warnings:
+            self.said.warnings.append(text)
+            sys.stderr.write(f"warning: {text}\n")
 
 
 _output: ContextVar[Output | None] = ContextVar("output", default=None)
@@ -94,6 +116,8 @@ def speaking(style: Style) -> Iterator[Output]:
     """
     said = Output(style=style)
     token, bars = _output.set(said), progress_bars.set(style != "quiet")
+    log, warner = logging.getLogger("cellfm"), Warner(said)
+    log.addHandler(warner)
     try:
         if style == "people":
             yield said
@@ -101,6 +125,7 @@ def speaking(style: Style) -> Iterator[Output]:
             with redirect_stdout(said.text):
                 yield said
     finally:
+        log.removeHandler(warner)
         _output.reset(token)
         progress_bars.reset(bars)
 
@@ -181,7 +206,10 @@ def show_table(table: "Table", *, names: Sequence[str] | None = None) -> None:
         said.tables.append(_table_for_machines(table, names))
     else:
         console = table_console()
-        console.print(table, soft_wrap=not console.is_terminal)  # a title is on one line, too
+        if console.is_terminal:
+            console.print(*fitted(table, console.width), sep="\n")
+        else:
+            console.print(table, soft_wrap=True)  # a title is on one line, too
 
 
 def say(text: str) -> None:
@@ -209,6 +237,51 @@ def wrote(*paths: Path | str, about: str = "") -> None:
     """
     _spoken().written.extend(map(str, paths))
     say(f"wrote {', '.join(map(str, paths))}{f': {about}' if about else ''}")
+
+
+def next_step(*words: Path | str) -> None:
+    """Say which command goes on from here; machines are told it as ``next``.
+
+    Parameters
+    ----------
+    words
+        After ``cellfm``.
+    """
+    line = shlex.join(["cellfm", *map(str, words)])
+    tell("next", line)
+    say(f"Next: {line}")
+
+
+def counted(n: int, word: str) -> str:
+    """Return a number and the word in the singular or plural.
+
+    Parameters
+    ----------
+    n
+        How many.
+    word
+        In the singular; its plural ends in s.
+    """
+    return f"{n:,} {word}{'' if n == 1 else 's'}"
+
+
+def say_some(lines: Sequence[str], *, most: int, rest: str) -> None:
+    """Print the first of many lines, and how many others there are; machines get them all.
+
+    Parameters
+    ----------
+    lines
+        One each.
+    most
+        Lines that people are told.
+    rest
+        Where the others are.
+    """
+    many = len(lines) > most and _spoken().style != "machines"
+    for line in lines[:most] if many else lines:
+        say(line)
+    if many:
+        say(f"and {len(lines) - most:,} more: {rest}")
 
 
 def tell(name: str, fact: object) -> None:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cellfm.cli.console import say, wrote
+from cellfm.cli.console import next_step, say, wrote
 
 
 def convert(source: Path, target: Path, *, overwrite: bool = False) -> None:
@@ -32,4 +32,4 @@ def convert(source: Path, target: Path, *, overwrite: bool = False) -> None:
     for note in done.notes:
         say(note)
     wrote(done.target, about=f"{done.n_cells:,} cells × {done.n_genes:,} genes, counts from {done.matrix}")  # fmt: skip
-    say(f"Next: cellfm doctor {done.target}")
+    next_step("doctor", done.target)

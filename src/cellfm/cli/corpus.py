@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from cellfm.cli.console import say
 from cellfm.cli.corpus_show import (
     draw,
     print_json,
@@ -80,6 +81,7 @@ def build(  # noqa: PLR0913 - the rules of curation, one option each
     from cellfm.corpus.build import build as run
     from cellfm.corpus.curate import Rules
     from cellfm.corpus.sources import read_sources
+    from cellfm.weights.atomic import is_free
 
     rules = Rules(
         min_genes=min_genes,
@@ -93,9 +95,14 @@ def build(  # noqa: PLR0913 - the rules of curation, one option each
     entries = read_sources(sources, metadata=metadata)
     if dry_run:
         return show_sources(entries)
+    was_there = not is_free(store)  # a store appears when it is complete
     with stage_bars() as progress:
         result = run(
             entries, store, rules=rules, n_workers=workers, scheduler=scheduler, progress=progress
+        )
+    if was_there:
+        say(
+            f"{store} was made of these sources before and is complete: nothing was read or written. This is what was said then."
         )
     return show_result(result, [entry.name for entry in entries])
 

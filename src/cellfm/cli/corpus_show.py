@@ -1,12 +1,13 @@
 """What the commands ``cellfm corpus …`` print and draw."""
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from cellfm.cli.console import say, show_table, wrote
+from cellfm.cli.console import complain, counted, next_step, say, say_some, show_table, tell, wrote
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from matplotlib.figure import Figure
     from rich.table import Table
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 20
 """Labels of a table that are printed; `describe --json` has all."""
+MOST_LINES = 10
+"""Lines of one kind that are printed; ``--json`` and the reports have all."""
 
 
 def show_sources(entries: "Sequence[SourceEntry]") -> int:
@@ -29,21 +32,34 @@ def show_sources(entries: "Sequence[SourceEntry]") -> int:
     from cellfm.corpus.readers.registry import find_reader
     from cellfm.errors import SourceError
 
-    table, n_bytes, problems = Table("source", "format", "bytes", "path"), 0, []
+    rows, problems, formats = [], [], Counter[str]()
     for entry in entries:
         try:
             reader = find_reader(entry.path, entry.format)
             size = sum(file.stat().st_size for file in reader.files(entry.path))
         except (SourceError, OSError) as error:
             problems.append(f"{entry.name} would be set aside: {error}")
-            table.add_row(entry.name, entry.format or "?", "?", str(entry.path))
+            rows.append((entry.name, entry.format or "?", "?", str(entry.path)))
             continue
-        n_bytes += size
-        table.add_row(entry.name, reader.name, f"{size:,}", str(entry.path))
+        formats[reader.name] += size
+        rows.append((entry.name, reader.name, f"{size:,}", str(entry.path)))
+    tell(
+        "sources",
+        [dict(zip(("name", "format", "bytes", "path"), row, strict=True)) for row in rows],
+    )
+    table = Table("source", "format", "bytes", "path")
+    for row in rows[:MOST_ROWS]:
+        table.add_row(*row)
+    if rest := len(rows) - MOST_ROWS if len(rows) > MOST_ROWS else 0:
+        table.add_row(f"{rest:,} more", "", "", "")
     show_table(table)
-    for problem in problems:
-        say(problem)
-    say(f"{len(entries):,} sources, {n_bytes:,} bytes; nothing was read or written")
+    say_some(problems, most=MOST_LINES, rest="--json has them all")
+    n_of = Counter(row[1] for row in rows)
+    kinds = ", ".join(f"{n_of[name]:,} {name}" for name in sorted(formats))
+    said = (
+        f"{counted(len(entries), 'source')} ({kinds})" if kinds else counted(len(entries), "source")
+    )
+    say(f"{said}, {formats.total():,} bytes; nothing was read or written")
     return SET_ASIDE if problems else 0
 
 
@@ -68,17 +84,34 @@ def show_result(result: "BuildResult", names: "Sequence[str]") -> int:
     table.add_row("time", f"{report.seconds:.1f} s")
     show_table(table)
     aside = [source for source in result.set_aside if source.name in set(names)]
-    for source in aside:
-        say(f"set aside {source.name}: {source.reason}")
-    for name in names:
-        told = report.sources.get(name, {})
-        if told.get("status") == "curated" and not told.get("n_cells"):
-            say(f"no cell of {name} is kept: all were dropped or duplicates")
-    for name, known in result.skipped:
-        say(f"passed over {name}: it is in the corpus as {known}")
+    tell("set_aside", [{"name": source.name, "reason": source.reason} for source in aside])
+    rest = f"see {result.store / 'report.json'}"
+    say_some(
+        [f"set aside {each.name}: {each.reason}" for each in aside], most=MOST_LINES, rest=rest
+    )
+    empty = [name for name in names if _kept_nothing(report.sources.get(name, {}))]
+    say_some(
+        [f"no cell of {name} is kept: all were dropped or duplicates" for name in empty],
+        most=MOST_LINES,
+        rest=rest,
+    )
+    skipped = [
+        f"passed over {name}: it is in the corpus as {known}" for name, known in result.skipped
+    ]
+    say_some(skipped, most=MOST_LINES, rest="--json has them all")
+    if aside:
+        complain(f"{counted(len(aside), 'source')} of {len(names):,} set aside: {rest}")
+        say(
+            "To put in what was set aside: correct it or its line in the list, then 'cellfm corpus add'."
+        )
     wrote(result.store, about=f"hash {result.manifest.hash[:16]}")
-    say(f"reports are in {result.store / 'report.json'} and reports/")
+    say(f"reports are in {result.store / 'report.json'} and {result.store / 'reports'}")
+    next_step("corpus", "describe", result.store)
     return SET_ASIDE if aside else 0
+
+
+def _kept_nothing(told: "Mapping[str, object]") -> bool:
+    return told.get("status") == "curated" and not told.get("n_cells")
 
 
 def show_check(result: "CheckResult", store: Path, *, json: bool) -> int:
@@ -95,7 +128,7 @@ def show_check(result: "CheckResult", store: Path, *, json: bool) -> int:
         n = len(result.problems)
         verdict = "is whole" if not n else "has 1 problem" if n == 1 else f"has {n:,} problems"
         say(
-            f"{store} {verdict}: {result.n_parts:,} parts, {result.n_files:,} files and {result.n_cells:,} cells are right"
+            f"{store} {verdict}: {counted(result.n_parts, 'part')}, {counted(result.n_files, 'file')} and {counted(result.n_cells, 'cell')} are right"
         )
     return 0 if result.is_good else FAILED
 
@@ -111,10 +144,23 @@ def show_contained(results: "Sequence[ContainsResult]", problems: "Sequence[str]
         table.add_row(result.name, known, *numbers)
     show_table(table)
     for result in results:
-        for dataset, n_cells in result.by_dataset.items():
-            say(f"{result.name}: {n_cells:,} cells are in the dataset {dataset}")
-        for donor, n_cells in result.donors.items():
-            say(f"{result.name}: the donor {donor} has {n_cells:,} cells in the corpus")
+        found = sorted(result.by_dataset.items(), key=lambda item: (-item[1], item[0]))
+        say_some(
+            [
+                f"{result.name}: {counted(n, 'cell')} found in the dataset {name}"
+                for name, n in found
+            ],
+            most=MOST_LINES,
+            rest="--json has them all",
+        )
+        say_some(
+            [
+                f"{result.name}: the donor {donor} has {counted(n, 'cell')} in the corpus"
+                for donor, n in result.donors.items()
+            ],
+            most=MOST_LINES,
+            rest="--json has them all",
+        )
         if result.is_free:
             say(f"{result.name}: nothing of it was found in the corpus")
     for problem in problems:
@@ -128,7 +174,7 @@ def show_description(said: "Description", files: "Sequence[Path]") -> None:
     from cellfm.corpus.describe import QUANTILES
 
     table = Table(title=said.store, show_header=False, title_justify="left")
-    table.add_row("cells", f"{said.n_cells:,} in {said.n_parts:,} parts")
+    table.add_row("cells", f"{said.n_cells:,} in {counted(said.n_parts, 'part')}")
     table.add_row("size", f"{said.n_bytes:,} bytes, {said.bytes_per_cell:,.0f} a cell")
     seen = "" if said.n_genes_seen is None else f", {said.n_genes_seen:,} with a count"
     table.add_row("genes", f"{said.n_genes:,} in the vocabulary{seen}")
@@ -143,8 +189,8 @@ def show_description(said: "Description", files: "Sequence[Path]") -> None:
             show_table(_group_table(said, name))
         else:
             say(f"{name}: not known of any cell")
-    for source in said.set_aside:
-        say(f"set aside {source.name}: {source.reason}")
+    aside = [f"set aside {source.name}: {source.reason}" for source in said.set_aside]
+    say_some(aside, most=MOST_LINES, rest=f"see {Path(said.store) / 'report.json'}")
     for file in files:
         wrote(file)
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellfm.cli.console import say, show_table, wrote
+from cellfm.cli.console import next_step, say, show_table, wrote
 
 if TYPE_CHECKING:
     from cellfm.bench.demo import DemoResult
@@ -76,3 +76,4 @@ def _show(result: "DemoResult") -> None:
         say(sentence)
     say(f"done in {result.seconds:.0f} s")
     wrote(*result.files)
+    next_step("doctor", "YOUR.h5ad")

@@ -1,10 +1,11 @@
 """The command ``cellfm doctor``."""
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cellfm.cli.console import complain, say, table_console, tell
+from cellfm.cli.console import complain, next_step, say, table_console, tell
 
 if TYPE_CHECKING:
     from cellfm.tl._doctor.commands import Advice
@@ -99,13 +100,19 @@ def _show(findings: "Sequence[Finding]") -> None:
 
 def _show_commands(commands: "Sequence[Advice]") -> None:
     """Print the lines that would work, then what would not and why."""
-    for works, title in ((True, "What works on it:"), (False, "What does not:")):
-        some = [each for each in commands if each.works is works]
-        if some:
-            say(f"\n{title}")
-        for each in some:
-            why = f"  ({each.why})" if each.why else ""
-            say(f"  {each.line}{why}" if works else f"  {each.command}: {each.why}")
+    works = [each for each in commands if each.works]
+    if works:
+        say("\nWhat works on it:")
+    for each in works:
+        say(f"  {each.line}{f'  ({each.why})' if each.why else ''}")
+    others: dict[str, list[str]] = {}
+    for each in commands:
+        if not each.works:
+            others.setdefault(each.why, []).append(each.command)
+    if others:
+        say("\nWhat does not:")
+    for why, names in others.items():
+        say(f"  {', '.join(names)}: {why}")
 
 
 def _end(findings: "Sequence[Finding]", line: str | None) -> int:
@@ -116,7 +123,8 @@ def _end(findings: "Sequence[Finding]", line: str | None) -> int:
     for each in problems:
         complain(f"{each.topic}: {each.text}{f' → {each.todo}' if each.todo else ''}")
     if line is not None:
-        say(f"\nNext: {line}")
+        say("")
+        next_step(*shlex.split(line)[1:])
     elif problems:
         say("\nNext: see to the problems above, then run the same command again.")
     return USER_ERROR if problems else 0

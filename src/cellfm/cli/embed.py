@@ -109,7 +109,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.embed_file
 def _show(summary: "EmbedSummary", *, key: str) -> None:
     from rich.table import Table
 
-    from cellfm.cli.console import say, show_table, wrote
+    from cellfm.cli.console import next_step, say, show_table, wrote
 
     say(summary.report.to_text())
     table = Table(show_header=False)
@@ -119,3 +119,4 @@ def _show(summary: "EmbedSummary", *, key: str) -> None:
     table.add_row("time", f"{summary.seconds:.1f} s, {summary.cells_per_second:,.1f} cells/s")
     show_table(table)
     wrote(summary.target, about=f'obsm["{key}"], {summary.n_cells:,} × {summary.dim}')
+    next_step("view", summary.target)

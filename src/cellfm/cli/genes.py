@@ -82,7 +82,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.gene_embeddings
 
     cellfm genes embed mini genes.h5ad --source pbmc.h5ad --groupby cell_type --group "B cells"
     """
-    from cellfm.cli.console import say
+    from cellfm.cli.console import wrote
     from cellfm.weights.atomic import refuse_existing, replacing
 
     refuse_existing(target, overwrite=overwrite)
@@ -104,7 +104,7 @@ def embed(  # noqa: PLR0913 - the parameters of tl.gene_embeddings
     genes = asked.embeddings()
     with replacing(target) as partial:
         genes.write_h5ad(partial)
-    say(f"wrote {target}: {genes.n_obs:,} genes × {genes.n_vars}")
+    wrote(target, about=f"{genes.n_obs:,} genes × {genes.n_vars}")
 
 
 def similar(  # noqa: PLR0913 - tl.similar_genes and the choice of cells
@@ -179,7 +179,7 @@ def similar(  # noqa: PLR0913 - tl.similar_genes and the choice of cells
     cellfm genes similar CD3E --source pbmc.h5ad --groupby cell_type --group "CD4 T cells" --target near.tsv
     """
     from cellfm import tl
-    from cellfm.cli.console import print_table, say
+    from cellfm.cli.console import print_table, wrote
     from cellfm.weights.atomic import refuse_existing, replacing
 
     if target is not None:
@@ -210,7 +210,7 @@ def similar(  # noqa: PLR0913 - tl.similar_genes and the choice of cells
     if target is not None:
         with replacing(target) as new:
             table.to_csv(new, sep="\t", index=False, float_format="%.6g")
-        say(f"wrote {target}: {len(table):,} rows")
+        wrote(target, about=f"{len(table):,} rows")
 
 
 def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
@@ -293,7 +293,7 @@ def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
     cellfm genes plot genes.png --source pbmc.h5ad --gene-sets h.all.gmt --highlight HALLMARK_OXIDATIVE_PHOSPHORYLATION
     """
     from cellfm import pl
-    from cellfm.cli.console import say
+    from cellfm.cli.console import wrote
     from cellfm.genes.families import read_gene_groups
     from cellfm.optional import require
     from cellfm.tl._genes.similar import families_of, lay_out
@@ -331,7 +331,7 @@ def plot(  # noqa: PLR0913 - pl.genes and the choice of cells
     axes.set_title(f"{genes.n_obs:,} genes ({asked.described})")
     with replacing(out) as new:
         cast("Figure", axes.figure).savefig(new, dpi=150, format=out.suffix.lstrip("."))
-    say(f"wrote {out}: {genes.n_obs:,} genes")
+    wrote(out, about=f"{genes.n_obs:,} genes")
 
 
 def _check_colours(color: str, *, gene_groups: Path | None, gene_sets: Path | None) -> None:

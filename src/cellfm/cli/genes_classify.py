@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from cellfm.cli.console import print_table, say
+from cellfm.cli.console import print_table, say, wrote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -104,11 +104,11 @@ def classify(  # noqa: PLR0913 - the parameters of tl.classify_genes
     task
         binary, multiclass or multilabel; without it chosen from the labels.
     repeats
-        How often folds are dealt anew; 5 by default, and 1 with --finetune.
+        How often folds are dealt anew; 5 by default, and 1 where genes have several labels or with --finetune.
     folds
         Of each cross-validation.
     permutations
-        Of the labels, for p; 0 leaves it out. 100 by default, and 0 with --finetune, where each would take as long as a repeat.
+        Of the labels, for p; 0 leaves it out. 100 by default, and 0 where genes have several labels or with --finetune, which take long.
     random_draws
         Random weights, and random vectors, whose scores are averaged.
     min_genes
@@ -219,7 +219,7 @@ def _write(found: "GeneFunction", out: Path) -> None:
     for note in found.notes:
         say(note)
     say(found.verdict)
-    say(f"wrote {out / SCORES}, {LABELS} and {PREDICTIONS}")
+    wrote(out, about=f"{SCORES}, {LABELS}, {PREDICTIONS}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

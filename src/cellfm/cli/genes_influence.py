@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cellfm.cli.console import print_table, say
+from cellfm.cli.console import print_table, say, wrote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -127,7 +127,7 @@ def influence(  # noqa: PLR0913 - the parameters of tl.influenced_genes
     if target is not None:
         with replacing(target) as new:
             found.table.to_csv(new, sep="\t", index=False, float_format="%.6g")
-        say(f"wrote {target}: {len(found.table):,} rows")
+        wrote(target, about=f"{len(found.table):,} rows")
 
 
 def _shown(table: "pd.DataFrame") -> "pd.DataFrame":

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from cellfm.cli.console import print_table, say
+from cellfm.cli.console import print_table, say, wrote
 from cellfm.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def network(  # noqa: PLR0913 - the parameters of tl.gene_network, tl.check_netw
         with replacing_folder(out, marker=CHANGES) as folder:
             changes.table(n_edges).to_csv(folder / CHANGES, index=False, float_format="%.6g")
         _show_changes(changes)
-        say(f"wrote {out}: {CHANGES}")
+        wrote(out, about=CHANGES)
         return
     check = asked.checked(adata) if known is not None else None
     found = asked.network(adata) if check is None else check.network
@@ -153,7 +153,7 @@ def network(  # noqa: PLR0913 - the parameters of tl.gene_network, tl.check_netw
             adata.write_h5ad(folder / CELLS, compression="gzip")
             files.append(CELLS)
     _show(found, check)
-    say(f"wrote {out}: {', '.join(files)}")
+    wrote(out, about=", ".join(files))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 from cyclopts import Parameter
 
-from cellfm.cli.console import print_table, say
+from cellfm.cli.console import print_table, say, wrote
 from cellfm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _write_all(found: "GenePrograms", changes: "ProgramChanges | None", out: Pat
     if changes is not None:
         _show_changes(changes)
     written = [PROGRAMS, ENRICHMENT, COMPARISON, CLUSTERINGS] + [CHANGES] * (changes is not None)
-    say(f"wrote {out}: {', '.join(written)}")
+    wrote(out, about=", ".join(written))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -239,13 +239,13 @@ class _After:
         if self.scores is not None:
             with replacing(self.scores) as partial:
                 adata.write_h5ad(partial)
-            say(f"wrote {self.scores}: {adata.n_obs:,} cells with obsm['X_programs']")
+            wrote(self.scores, about=f"{adata.n_obs:,} cells with obsm['X_programs']")
         if self.plot is not None and self.groupby is not None and changes is not None:
             axes = pl.programs(adata, self.groupby, changes=changes.table)
             with replacing(self.plot) as new:
                 figure = cast("Figure", axes.figure)
                 figure.savefig(new, dpi=150, format=self.plot.suffix.lstrip("."))
-            say(f"wrote {self.plot}")
+            wrote(self.plot)
 
 
 def _show(found: "GenePrograms") -> None:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from cellfm.cli.console import print_table, say
+from cellfm.cli.console import print_table, say, wrote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,7 +142,7 @@ def specific(  # noqa: PLR0913 - the parameters of tl.specific_genes
     if target is not None:
         with replacing(target) as new:
             found.table.to_csv(new, sep="\t", index=False, float_format="%.6g")
-        say(f"wrote {target}: {len(found.table):,} rows")
+        wrote(target, about=f"{len(found.table):,} rows")
     if picture is not None:
         _draw(found, picture)
 
@@ -165,7 +165,7 @@ def _draw(found: "SpecificGenes", picture: Path) -> None:
     figure = cast("Figure", pl.specific_genes(found).figure)
     with replacing(picture) as new:
         figure.savefig(new, dpi=150, format=picture.suffix.lstrip("."), bbox_inches="tight")
-    say(f"wrote {picture}")
+    wrote(picture)
 
 
 def _check_picture(picture: Path | None) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from cellfm.cli.console import show_table, wrote
+from cellfm.cli.console import next_step, show_table, wrote
 
 if TYPE_CHECKING:
     from cellfm.tl import IntegrateSummary
@@ -131,3 +131,4 @@ def _show(summary: "IntegrateSummary", *, key: str) -> None:
     table.add_row("time", f"{summary.seconds:.1f} s")
     show_table(table)
     wrote(summary.target, about=f'obsm["{key}"], {summary.n_cells:,} × {summary.dim}')
+    next_step("view", summary.target)

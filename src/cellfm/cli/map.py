@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cellfm.cli.console import say, show_table, wrote
+from cellfm.cli.console import next_step, say, show_table, wrote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,6 +114,7 @@ def build(  # noqa: PLR0913 - the parameters of tl.build_reference
         )
     about = f"{made.n_cells:,} cells × {made.dim} ({made.pool}), {made.structure}, {made.metric}"
     wrote(out, about=about)
+    next_step("map", "query", "QUERY.h5ad", out, "QUERY.mapped.h5ad")
 
 
 def query(  # noqa: PLR0913 - the parameters of tl.map_file
@@ -217,6 +218,7 @@ def query(  # noqa: PLR0913 - the parameters of tl.map_file
         )
     _show(summary.obs, key=key_added)
     wrote(summary.target, about=f"{len(summary.obs):,} cells")
+    next_step("view", summary.target)
 
 
 def search(  # noqa: PLR0913 - the parameters of tl.search

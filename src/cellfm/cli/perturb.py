@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
-from cellfm.cli.console import print_table, say
+from cellfm.cli.console import print_table, say, wrote
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -122,10 +122,12 @@ def train(  # noqa: PLR0913 - the parameters of tl.train_perturbation
     from cellfm import tl
     from cellfm.cli.progress import progress_bar
     from cellfm.corpus.adata import read_h5ad
+    from cellfm.optional import require
     from cellfm.weights.atomic import refuse_existing
 
     refuse_existing(out, overwrite=overwrite)
-    if report is not None:
+    if report is not None:  # said before minutes of work, not after
+        require("plotly", "jinja2", extra="report")
         refuse_existing(report, overwrite=overwrite)
     adata = read_h5ad(source, "screen", backed=True)
     try:
@@ -172,7 +174,7 @@ def train(  # noqa: PLR0913 - the parameters of tl.train_perturbation
                 notes=trained.notes,
             )
         )
-    say(f"wrote {', '.join(map(str, written))}")
+    wrote(*written)
 
 
 def predict(  # noqa: PLR0913 - the parameters of PerturbationModel.predict
@@ -268,7 +270,7 @@ def predict(  # noqa: PLR0913 - the parameters of PerturbationModel.predict
         print_table("pairs against the sum of their genes", pairs.map(lambda value: f"{value:.3f}"))
     for warning in made.uns["cellfm"]["perturbation"]["warnings"].tolist():
         say(f"warning: {warning}")
-    say(f"wrote {', '.join(map(str, written))}")
+    wrote(*written)
 
 
 def reverse(  # noqa: PLR0913 - the parameters of tl.reverse_perturbation
@@ -353,7 +355,7 @@ def reverse(  # noqa: PLR0913 - the parameters of tl.reverse_perturbation
     for name in ("score", "size"):
         shown[name] = [f"{value:.3f}" for value in shown[name]]
     print_table(f"best {len(shown)} of {len(table):,} candidates", shown.map(_plain))
-    say(f"wrote {target}")
+    wrote(target)
 
 
 def _show(trained: "PerturbationModel") -> None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cellfm.cli.console import print_table, say
+from cellfm.cli.console import print_table, say, wrote
 
 if TYPE_CHECKING:
     from cellfm.tl._drug.judge import DrugScore
@@ -125,7 +125,7 @@ def train_drugs(  # noqa: PLR0913 - the parameters of tl.train_drugs
         )
     trained.save(out, overwrite=overwrite)
     _show(trained.scores, held_out=trained.hold_out, notes=trained.notes)
-    say(f"wrote {out}: {len(trained.drugs)} drugs, method {trained.method}")
+    wrote(out, about=f"{len(trained.drugs)} drugs, method {trained.method}")
 
 
 def predict_drugs(  # noqa: PLR0913 - the parameters of DrugModel.predict
@@ -207,7 +207,8 @@ def predict_drugs(  # noqa: PLR0913 - the parameters of DrugModel.predict
     )
     with replacing(target) as path:
         made.write_h5ad(path)
-    say(f"wrote {target}: {made.n_obs:,} cells × {made.n_vars:,} genes under {drug} at {dose:g}")
+    about = f"{made.n_obs:,} cells × {made.n_vars:,} genes under {drug} at {dose:g}"
+    wrote(target, about=about)
 
 
 def _show(scores: "Sequence[DrugScore]", *, held_out: str, notes: Sequence[str]) -> None:

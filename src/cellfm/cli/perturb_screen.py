@@ -198,7 +198,7 @@ def _draw(table: "pd.DataFrame", figure: Path) -> None:
 
 
 def _report(own: "pd.DataFrame", target: Path, figure: Path | None, meter: _Meter) -> None:
-    from cellfm.cli.console import print_table, say
+    from cellfm.cli.console import print_table, say, wrote
 
     prefix = "goal_" if "goal" in own else ""
     columns = ["n_cells", "mean_expression", "effect", "null_effect", "z"]
@@ -213,5 +213,5 @@ def _report(own: "pd.DataFrame", target: Path, figure: Path | None, meter: _Mete
         f"{(tail <= LEVEL).sum():,} by the tail of a bell curve"
     )
     speed = "" if meter.speed is None else f", {meter.speed:,.0f} cells·genes/s"
-    also = "" if figure is None else f" and {figure}"
-    say(f"wrote {target}{also}: {len(own):,} genes, {meter.done:,} edited cells{speed}")
+    about = f"{len(own):,} genes, {meter.done:,} edited cells{speed}"
+    wrote(target, *([] if figure is None else [figure]), about=about)

@@ -100,13 +100,13 @@ def _check_words(words: Sequence[str], own: dict[str, str]) -> None:
             hint = f" Did you mean {near[0]!r}?" if near else ""
             msg = (
                 f"{key!r} is no word of a plan.{hint} A plan takes {', '.join(WORDS)}, and changes to the recipe such as "
-                "data.token_budget=16384."
+                "data.token_budget=16384. Correct the word."
             )
             raise ConfigError(msg)
     missing = [key for key in ("cells", "gpu") if not own.get(key)]
     if missing:
         needed = " and ".join(f"{key}=… ({WORDS[key]})" for key in missing)
-        msg = f"A plan needs {needed}, as in 'cells=100e6 gpus=32 gpu=h200'."
+        msg = f"A plan needs {needed}, as in 'cells=100e6 gpus=32 gpu=h200'. Add it."
         raise ConfigError(msg)
 
 
@@ -116,7 +116,7 @@ def _number(key: str, text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        msg = f"{key}={text!r} is not a number; expected {WORDS[key]}."
+        msg = f"{key}={text!r} is not a number; expected {WORDS[key]}. Correct the value."
         raise ConfigError(msg) from None
 
 
@@ -124,7 +124,7 @@ def _whole(key: str, number: float) -> int:
     from cellfm.errors import ConfigError
 
     if number != int(number):
-        msg = f"{key}={number:g} is not a whole number; expected {WORDS[key]}."
+        msg = f"{key}={number:g} is not a whole number; expected {WORDS[key]}. Give a whole number."
         raise ConfigError(msg)
     return int(number)
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cellfm.cli.console import say, show_table, wrote
+from cellfm.cli.console import next_step, say, show_table, wrote
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -130,6 +130,7 @@ def _show(result: "RunResult") -> None:
     else:
         show_table(_table(result.held_out))
     wrote(result.folder / "model", result.folder / "metrics.jsonl")
+    next_step("embed", "YOUR.h5ad", "OUT.h5ad", "--model", result.folder / "model")
 
 
 def _table(scores: "Sequence[HeldOutScore]") -> "Table":

@@ -186,7 +186,8 @@ def whiten(
     from cellfm import tl
     from cellfm.cli.console import wrote
     from cellfm.cli.progress import progress_bar
-    from cellfm.errors import ConfigError, DataError, OutputExistsError
+    from cellfm.corpus.missing import refuse_no_file
+    from cellfm.errors import ConfigError, OutputExistsError
     from cellfm.weights.folder import load
     from cellfm.weights.hub_names import is_hub_name
     from cellfm.weights.whitening import WHITENING, write_whitening
@@ -198,9 +199,7 @@ def whiten(
     if target.exists() and not overwrite:
         msg = f"{target} exists. Say --overwrite to replace it."
         raise OutputExistsError(msg)
-    if not source.is_file():
-        msg = f"There is no file {source}. Give an h5ad file with raw counts."
-        raise DataError(msg)
+    refuse_no_file(source, "an h5ad file with raw counts")
     model = load(folder)
     with progress_bar("encoding", unit="cells") as progress:
         whitening = tl.fit_whitening(

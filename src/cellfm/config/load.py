@@ -42,7 +42,7 @@ def preset(name: str) -> ModelConfig:
         One of :func:`presets`. A vocabulary of another size replaces `n_genes` (`dataclasses.replace`).
     """
     if name not in presets():
-        msg = f"There is no preset {name!r}.{_suggest(name, presets())} Presets: {', '.join(presets())}."
+        msg = f"There is no preset {name!r}.{_suggest(name, presets())} Presets: {', '.join(presets())}. Choose one of these."
         raise ConfigError(msg)
     return load(PretrainConfig, name).model
 
@@ -62,7 +62,7 @@ def load(kind: type[ConfigT], recipe: str | Path, overrides: Sequence[str] = ())
     source, text = _read(recipe)
     data = _parse(text, source=source)
     if not isinstance(data, dict):
-        msg = f"{source}: found {_short(data)}; a recipe is a mapping of sections, as in 'model: {{dim: 128}}'."
+        msg = f"{source}: found {_short(data)}; a recipe is a mapping of sections, as in 'model: {{dim: 128}}'. Write the recipe in that form."
         raise ConfigError(msg)
     _check_names(kind, data, source=source)
     for override in overrides:
@@ -75,7 +75,7 @@ def load(kind: type[ConfigT], recipe: str | Path, overrides: Sequence[str] = ())
 def to_dict(config: object) -> dict[str, object]:
     """Return a config as nested plain values that JSON and YAML can hold."""
     if not is_dataclass(config) or isinstance(config, type):
-        msg = f"to_dict needs a config object; got {type(config).__name__}."
+        msg = f"to_dict needs a config object; got {type(config).__name__}. Give one such as ModelConfig."
         raise ConfigError(msg)
     return cast("dict[str, object]", json.loads(json.dumps(asdict(config))))
 
@@ -175,14 +175,14 @@ def _check_names(kind: type, data: Mapping[str, object], *, source: str, path: s
         if key not in known:
             msg = (
                 f"{source}: {kind.__name__} has no field {key!r} ({path}{key}).{_suggest(str(key), known)} "
-                f"Its fields: {', '.join(known)}."
+                f"Its fields: {', '.join(known)}. Use one of these."
             )
             raise ConfigError(msg)
         if key in sections:
             if not isinstance(value, Mapping):
                 msg = (
                     f"{source}: {path}{key} is {_short(value)}; expected the fields of {sections[key].__name__}, "
-                    f"as in '{path}{key}.{fields(sections[key])[0].name}'."
+                    f"as in '{path}{key}.{fields(sections[key])[0].name}'. Set the fields one by one."
                 )
                 raise ConfigError(msg)
             _check_names(sections[key], value, source=source, path=f"{path}{key}.")
@@ -192,7 +192,9 @@ def _override(kind: type, data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     source = f"override {override!r}"
     if not equals or not all(key.split(".")):
-        msg = f"{source} is not of the form key=value, as in 'optim.lr=1e-3'."
+        msg = (
+            f"{source} is not of the form key=value, as in 'optim.lr=1e-3'. Write it in that form."
+        )
         raise ConfigError(msg)
     *sections, name = key.split(".")
     nested: Any = _parse(text, source=source)
@@ -204,7 +206,7 @@ def _override(kind: type, data: dict[str, Any], override: str) -> None:
 
 def _merge(data: dict[str, Any], change: dict[str, Any]) -> None:
     for key, value in change.items():
-        if isinstance(value, dict) and isinstance(data.get(key), dict):
+        if isinstance(value, dict) and value and isinstance(data.get(key), dict):
             _merge(data[key], value)
         else:
             data[key] = value
@@ -217,7 +219,7 @@ def _complaint(entry: Mapping[str, Any], *, source: str) -> str:
     cause = entry.get("ctx", {}).get("error")
     if isinstance(cause, ConfigError):
         return f"{source}: {cause}"
-    return f"{source}: {key} is {_short(entry['input'])}. {entry['msg']}."
+    return f"{source}: {key} is {_short(entry['input'])}. {entry['msg']}. Correct the value."
 
 
 def _suggest(name: str, known: Iterable[str]) -> str:

@@ -46,19 +46,19 @@ class ModelConfig:
         }
         for name, least in smallest.items():
             if getattr(self, name) < least:
-                msg = f"ModelConfig.{name} is {getattr(self, name)}; it must be at least {least}."
+                msg = f"ModelConfig.{name} is {getattr(self, name)}; it must be at least {least}. Give a number in that range."
                 raise ConfigError(msg)
         if self.dim % self.n_heads:
             msg = f"ModelConfig.dim {self.dim} is not a multiple of n_heads {self.n_heads}; choose dim = n_heads × head width."
             raise ConfigError(msg)
         if not 0.0 <= self.dropout < 1.0:
-            msg = f"ModelConfig.dropout is {self.dropout}; it must be in [0, 1)."
+            msg = f"ModelConfig.dropout is {self.dropout}; it must be in [0, 1). Give a number in that range."
             raise ConfigError(msg)
         if self.zero_heads and not self.decoders:
-            msg = "ModelConfig.zero_heads is true but decoders is false; the zero heads extend the decoders."
+            msg = "ModelConfig.zero_heads is true but decoders is false; the zero heads extend the decoders. Set decoders to true, or zero_heads to false."
             raise ConfigError(msg)
         if self.detection_head and not self.decoders:
-            msg = "ModelConfig.detection_head is true but decoders is false; the head extends the decoders."
+            msg = "ModelConfig.detection_head is true but decoders is false; the head extends the decoders. Set decoders to true, or detection_head to false."
             raise ConfigError(msg)
 
     @property

@@ -13,14 +13,14 @@ def _at_least(owner: object, **smallest: int) -> None:
     for name, least in smallest.items():
         found = getattr(owner, name)
         if found < least:
-            msg = f"{type(owner).__name__}.{name} is {found}; it must be at least {least}."
+            msg = f"{type(owner).__name__}.{name} is {found}; it must be at least {least}. Give a number in that range."
             raise ConfigError(msg)
 
 
 def _within(owner: object, name: str, interval: str, *, inside: bool) -> None:
     if not inside:
         found = getattr(owner, name)
-        msg = f"{type(owner).__name__}.{name} is {found}; it must be in {interval}."
+        msg = f"{type(owner).__name__}.{name} is {found}; it must be in {interval}. Give a number in that range."
         raise ConfigError(msg)
 
 
@@ -71,23 +71,30 @@ class DataConfig:
         _within(self, "hidden_fraction", "[0, 1]", inside=0.0 <= self.hidden_fraction <= 1.0)
         for condition in self.where:
             if not condition.partition("=")[0].strip("! ") or "=" not in condition:
-                msg = f"DataConfig.where has {condition!r}; expected COLUMN=VALUE, COLUMN=VALUE|VALUE or COLUMN!=VALUE, such as tissue=blood."
+                msg = f"DataConfig.where has {condition!r}; expected COLUMN=VALUE, COLUMN=VALUE|VALUE or COLUMN!=VALUE, such as tissue=blood. Write the condition in one of these forms."
                 raise ConfigError(msg)
         for name, weight in self.weights.items():
             if not 0.0 <= weight < math.inf:
-                msg = f"DataConfig.weights of {name!r} is {weight}; it must be in [0, ∞): visits to each of its cells in an epoch."
+                msg = f"DataConfig.weights of {name!r} is {weight}; it must be in [0, ∞): visits to each of its cells in an epoch. Give a number in that range."
                 raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveConfig:
-    """What is minimised besides the two squared errors of masked-expression recovery."""
+    """What is minimised."""
 
+    name: str = "masked_expression"
+    """Ours, or one that an installed package offers under the entry points ``cellfm.objectives``."""
+    settings: Mapping[str, float] = field(default_factory=dict)
+    """Numbers that an objective of another package asks for, by name."""
     detection: float = 0.0
     """Weight of the detection term: which genes a cell expresses, asked of its state; needs model.detection_head."""
 
     def __post_init__(self) -> None:
         _within(self, "detection", "[0, ∞)", inside=0.0 <= self.detection < math.inf)
+        if not self.name:
+            msg = "ObjectiveConfig.name is empty; name an objective, such as masked_expression."
+            raise ConfigError(msg)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

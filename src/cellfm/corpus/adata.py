@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cellfm.corpus.missing import H5AD, refuse_no_file
 from cellfm.corpus.rows import RowSource, row_source
 from cellfm.errors import DataError
 
@@ -30,13 +31,11 @@ def read_h5ad(path: Path, what: str, *, backed: bool = False) -> "AnnData":
     """
     import anndata
 
-    if not path.is_file():
-        msg = f"There is no file {path}; expected the {what}, an h5ad file. Check the path."
-        raise DataError(msg)
+    refuse_no_file(path, f"the {what}, {H5AD}")
     try:
         return anndata.read_h5ad(path, backed="r" if backed else None)
     except (OSError, KeyError, ValueError) as error:
-        msg = f"The {what} {path} cannot be read as an h5ad file ({error}). Give a file written by anndata, or write it again."
+        msg = f"The {what} {path} cannot be read as an h5ad file ({error}). Give a file written by anndata, or write it again; counts of other formats become one by 'cellfm convert'."
         raise DataError(msg) from error
 
 

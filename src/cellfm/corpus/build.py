@@ -203,7 +203,7 @@ def _ordered(sources: Sequence[SourceEntry]) -> list[SourceEntry]:
     entries = sorted(sources, key=lambda entry: entry.name)
     twice = [name for name, n in Counter(entry.name for entry in entries).items() if n > 1]
     if twice or not entries:
-        msg = f"{len(entries)} sources were given{f', several named {twice[0]!r}' if twice else ''}; at least one is needed, each with a name of its own."
+        msg = f"{len(entries)} sources were given{f', several named {twice[0]!r}' if twice else ''}; at least one is needed, each with a name of its own. Give more of them."
         raise ConfigError(msg)
     return entries
 
@@ -253,8 +253,8 @@ def _give_up(folder: Path, curated: Curated) -> None:
     discard(folder)
     reasons = [f"{report.name}: {report.reason}" for report in curated.set_aside]
     reasons += [f"{report.name}: no cell passes the rules." for report in curated.curated]
-    more = f" … and {len(reasons) - 3:,} more" if len(reasons) > 3 else ""
-    msg = f"No cell is left of {len(reasons):,} sources, so nothing was written. {' '.join(reasons[:3])}{more}"
+    more = f" … and {len(reasons) - 3:,} more." if len(reasons) > 3 else ""
+    msg = f"No cell is left of {len(reasons):,} sources, so nothing was written. {' '.join(reasons[:3])}{more} Correct the sources or loosen the rules."
     raise CorpusError(msg)
 
 

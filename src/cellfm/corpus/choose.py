@@ -90,14 +90,14 @@ def choose_matrix(
     if len(trials) == 1:
         raise cause
     tried = " ".join(f"{trial.matrix}: {trial.reason}" for trial in trials)
-    msg = f"No matrix of {entry.path} holds counts. {tried}"
+    msg = f"No matrix of {entry.path} holds counts. {tried} Get the raw counts from whoever made the file, or take it out of the list."
     raise SourceError(msg) from cause
 
 
 def _check_sample(rows: RowSource, entry: "SourceEntry", *, recover: bool) -> int:
     """Check rows from all over a matrix; return how many."""
     if not rows.n_rows or not rows.n_cols:
-        msg = f"{entry.path} is empty: {rows.n_rows:,} cells and {rows.n_cols:,} genes; at least one of each was expected."
+        msg = f"{entry.path} is empty: {rows.n_rows:,} cells and {rows.n_cols:,} genes; at least one of each was expected. Check the file, or leave it out."
         raise SourceError(msg)
     n_rows = 0
     with reading(entry.path):
@@ -130,7 +130,7 @@ def checked_counts(
     if largest > MAX_COUNT:
         msg = (
             f"The largest value is {int(largest)}, in rows {first_row} to {first_row + block.shape[0] - 1}; counts above {MAX_COUNT:,} are "
-            "refused. Expected the reads or molecules of one gene in one cell. Is it a column of totals, or an overflow?"
+            "refused. Expected the reads or molecules of one gene in one cell. Is it a column of totals, or an overflow? Choose the matrix of counts."
         )
         raise CountsError(msg)
     return block

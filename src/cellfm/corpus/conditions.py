@@ -139,7 +139,7 @@ def split_conditions(
     for name, share in (("validation", validation), ("test", test)):
         check_fraction(name, share)
     if validation + test >= 1:
-        msg = f"validation={validation} and test={test} leave nothing to train on; their sum must be below 1."
+        msg = f"validation={validation} and test={test} leave nothing to train on; their sum must be below 1. Lower one of them."
         raise ConfigError(msg)
     units = _units(conditions, protocol)
     order = np.random.default_rng(seed).permutation(len(units))
@@ -176,7 +176,7 @@ def fold_conditions(
     """
     units = _units(conditions, protocol)
     if n_folds < 3:
-        msg = f"n_folds is {n_folds}; at least 3 are needed: one to test, one to choose on, the rest to fit on."
+        msg = f"n_folds is {n_folds}; at least 3 are needed: one to test, one to choose on, the rest to fit on. Give more of them."
         raise ConfigError(msg)
     n_folds = min(n_folds, len(units))
     fold = np.empty(len(units), np.int64)
@@ -211,7 +211,7 @@ def first_tested(splits: Sequence[Split]) -> "list[NDArray[np.int64]]":
 def _units(conditions: Sequence[Condition], protocol: Protocol) -> list[str]:
     """Names of what is dealt: genes, or pairs."""
     if protocol not in get_args(Protocol):
-        msg = f"protocol is {protocol!r}; it must be one of {', '.join(map(repr, get_args(Protocol)))}."
+        msg = f"protocol is {protocol!r}; it must be one of {', '.join(map(repr, get_args(Protocol)))}. Choose one of these."
         raise ConfigError(msg)
     doubles = sorted(each.name for each in conditions if len(each.genes) == 2)
     units = (

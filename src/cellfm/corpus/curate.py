@@ -64,12 +64,12 @@ class Rules:
         for name in ("min_genes", "max_genes", "min_counts", "max_counts"):
             limit = getattr(self, name)
             if limit is not None and limit < 0:
-                msg = f"{name} is {limit}; it must be at least 0."
+                msg = f"{name} is {limit}; it must be at least 0. Give a number in that range."
                 raise ConfigError(msg)
         for name in ("max_mito", "min_matched"):
             fraction = getattr(self, name)
             if fraction is not None and not 0.0 <= fraction <= 1.0:
-                msg = f"{name} is {fraction}; it is a fraction, from 0 to 1."
+                msg = f"{name} is {fraction}; it is a fraction, from 0 to 1. Give a number in that range."
                 raise ConfigError(msg)
         for low, high in (("min_genes", "max_genes"), ("min_counts", "max_counts")):
             least, most = getattr(self, low), getattr(self, high)
@@ -238,7 +238,7 @@ class _Curation:
             if len(cells):
                 yield cells
         if not self._known_total:
-            msg = f"{entry.path} is empty: no cell has a count on any gene of the vocabulary. Expected counts; is {self._chosen.matrix} the right matrix?"
+            msg = f"{entry.path} is empty: no cell has a count on any gene of the vocabulary. Expected counts; is {self._chosen.matrix} the right matrix? Choose the matrix with the raw counts."
             raise SourceError(msg)
 
     def _curate(self, block: "sparse.csr_matrix", first_row: int) -> CuratedCells:
@@ -252,7 +252,7 @@ class _Curation:
             gene, count, lengths = gene[entries], count[entries], lengths[kept]
         largest = count.max(initial=0)
         if largest > MAX_COUNT:
-            msg = f"The counts of columns that are one gene add up to {largest:.0f} in rows from {first_row}; counts above {MAX_COUNT:,} are refused."
+            msg = f"The counts of columns that are one gene add up to {largest:.0f} in rows from {first_row}; counts above {MAX_COUNT:,} are refused. Check that the matrix holds counts, and choose another if not."
             raise SourceError(msg)
         offsets, whole = boundaries(lengths), count.astype(np.uint32)
         row = first_row + np.flatnonzero(kept)

@@ -59,7 +59,7 @@ def executor(*, n_workers: int | None = None, scheduler: str | None = None) -> I
         There are no workers, or the scheduler does not answer.
     """
     if n_workers is not None and n_workers < 1:
-        msg = f"n_workers is {n_workers}; it must be at least 1."
+        msg = f"n_workers is {n_workers}; it must be at least 1. Give a number in that range."
         raise ConfigError(msg)
     if scheduler is not None:
         if n_workers is not None:

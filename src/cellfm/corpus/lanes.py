@@ -51,7 +51,7 @@ class LaneOptions:
         ):
             if getattr(self, name) < 1:
                 said = {"n_lanes": "lanes"}.get(name, name)
-                msg = f"{said} is {getattr(self, name)}; it must be at least 1, {usual}."
+                msg = f"{said} is {getattr(self, name)}; it must be at least 1, {usual}. Give a number in that range."
                 raise ConfigError(msg)
 
 

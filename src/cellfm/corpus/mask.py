@@ -303,5 +303,5 @@ def check_fraction(name: str, fraction: float) -> None:
         It is outside.
     """
     if not 0.0 <= fraction <= 1.0:
-        msg = f"{name} is {fraction}; expected a fraction between 0 and 1, such as 0.2."
+        msg = f"{name} is {fraction}; expected a fraction between 0 and 1, such as 0.2. Give a number in that range."
         raise ConfigError(msg)

@@ -76,7 +76,7 @@ def read_metadata_map(path: Path) -> MetadataMap:
         # the base loader makes strings of everything: a donor 007 or a disease "no" stays what it is
         data = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader) or {}  # noqa: S506
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        msg = f"The metadata map {path} cannot be read ({error}). A YAML file with the sections columns and values was expected."
+        msg = f"The metadata map {path} cannot be read ({error}). A YAML file with the sections columns and values was expected. Correct the file."
         raise ConfigError(msg) from error
     sections = _mapping(data, str(path))
     check_known(sections, _SECTIONS, f"{path}: there is no section")
@@ -135,7 +135,7 @@ def check_known(names: Iterable[object], known: Iterable[str], problem: str) -> 
         if name not in choices:
             near = difflib.get_close_matches(str(name), choices, n=1, cutoff=0.6)
             hint = f" Did you mean {near[0]!r}?" if near else ""
-            msg = f"{problem} {name!r}.{hint} Known are {', '.join(choices)}."
+            msg = f"{problem} {name!r}.{hint} Known are {', '.join(choices)}. Use one of these."
             raise ConfigError(msg)
 
 
@@ -185,7 +185,7 @@ def _text(value: object) -> str:
 def _mapping(data: object, where: str) -> Mapping[str, object]:
     """Check that a part of the map is a mapping."""
     if not isinstance(data, dict):
-        msg = f"{where}: found {data!r}; expected a mapping, such as 'cell_type: [cell_type, louvain]'."
+        msg = f"{where}: found {data!r}; expected a mapping, such as 'cell_type: [cell_type, louvain]'. Write it in that form."
         raise ConfigError(msg)
     return data
 
@@ -194,7 +194,7 @@ def _names(data: object, where: str) -> tuple[str, ...]:
     """Check a list of column names; one name may stand alone."""
     names = [data] if isinstance(data, str) else data
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        msg = f"{where}: found {data!r}; expected a list of columns of obs, such as [cell_type, louvain]."
+        msg = f"{where}: found {data!r}; expected a list of columns of obs, such as [cell_type, louvain]. Write it in that form."
         raise ConfigError(msg)
     return tuple(names)
 
@@ -204,6 +204,6 @@ def _values(data: object, where: str) -> Mapping[str, str]:
     values = _mapping(data, where)
     for old, new in values.items():
         if not isinstance(new, str):
-            msg = f"{where}: {old!r} becomes {new!r}; expected one value, such as 'PBMC: blood'."
+            msg = f"{where}: {old!r} becomes {new!r}; expected one value, such as 'PBMC: blood'. Write it in that form."
             raise ConfigError(msg)
     return cast("Mapping[str, str]", values)

@@ -12,6 +12,7 @@ from scipy import sparse
 
 from cellfm.corpus.columns import ColumnRows
 from cellfm.corpus.counts import refuse_float16
+from cellfm.corpus.missing import refuse_no_file
 from cellfm.errors import DataError
 
 if TYPE_CHECKING:
@@ -224,13 +225,11 @@ def h5ad_source(
         msg = f"Both layer={layer!r} and use_raw=True were given; choose one of the two."
         raise DataError(msg)
     path = Path(path)
-    if not path.is_file():
-        msg = f"There is no file {path}; expected an h5ad file. Check the path."
-        raise DataError(msg)
+    refuse_no_file(path)
     try:
         file = h5py.File(path, "r")
     except OSError as error:
-        msg = f"{path} cannot be opened as HDF5 ({error}); expected an h5ad file. It may be damaged or of another format."
+        msg = f"{path} cannot be opened as HDF5 ({error}); expected an h5ad file. If it is of another format, make one of it: cellfm convert {path} {path.stem}.h5ad; else it may be damaged."
         raise DataError(msg) from error
     with file, TemporaryDirectory(prefix="cellfm-", dir=scratch) as folder:
         obs, var = _table(file, "obs", path), _table(file, "raw/var" if use_raw else "var", path)

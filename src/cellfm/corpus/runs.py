@@ -145,7 +145,7 @@ def run_path(folder: Path, number: int) -> Path:
 def _files(entry: SourceEntry) -> tuple[Path, ...]:
     """Files of a source."""
     if is_url(entry.path) or not entry.path.exists():
-        msg = f"{entry.path} is not there."
+        msg = f"{entry.path} is not there. Check the path."
         raise SourceError(msg)
     return find_reader(entry.path, entry.format).files(entry.path)
 

@@ -116,7 +116,7 @@ class EpochSampler:
         absent: bool = False,
     ) -> None:
         if genes_per_cell is not None and genes_per_cell < 1:
-            msg = f"genes_per_cell is {genes_per_cell}; it must be at least 1, or None for all."
+            msg = f"genes_per_cell is {genes_per_cell}; it must be at least 1, or None for all. Give a number in that range."
             raise ConfigError(msg)
         in_memory = isinstance(cells, InMemoryCells)
         options = LaneOptions(
@@ -446,7 +446,7 @@ def _check_evaluation(n_cells: int, token_budget: int, max_cells: int | None) ->
     """Refuse what cannot be cut into batches."""
     for name, number in (("token_budget", token_budget), ("max_cells", max_cells)):
         if number is not None and number < 1:
-            msg = f"{name} is {number}; it must be at least 1, usually some thousands."
+            msg = f"{name} is {number}; it must be at least 1, usually some thousands. Give a number in that range."
             raise ConfigError(msg)
     if not n_cells:
         msg = "There are 0 cells to make batches of; at least one is needed. Check the split and the filters."
@@ -456,5 +456,5 @@ def _check_evaluation(n_cells: int, token_budget: int, max_cells: int | None) ->
 def _check_position(name: str, position: int) -> None:
     """Refuse a negative step or epoch."""
     if position < 0:
-        msg = f"{name} is {position}; it must be at least 0, the first one."
+        msg = f"{name} is {position}; it must be at least 0, the first one. Give a number in that range."
         raise ConfigError(msg)

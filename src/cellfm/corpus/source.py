@@ -142,7 +142,7 @@ def visit_weights(
     of = np.ones(len(labels.categories), dtype=np.float32)
     for name, weight in weights.items():
         if not (np.isfinite(weight) and weight >= 0):
-            msg = f"The weight of the dataset {name!r} is {weight}; it must be a number of at least 0, 1 for one visit an epoch."
+            msg = f"The weight of the dataset {name!r} is {weight}; it must be a number of at least 0, 1 for one visit an epoch. Give a number in that range."
             raise ConfigError(msg)
         of[_code(labels, "dataset", name)] = weight
     return of[labels.codes[rows]]
@@ -153,7 +153,7 @@ def _holds(store: LabelledCells, condition: str) -> "NDArray[np.bool_]":
     column, equals, values = condition.partition("=")
     column, unequal = column.rstrip("! "), column.rstrip().endswith("!")
     if not equals or not column:
-        msg = f"where={condition!r} is no condition; expected COLUMN=VALUE, COLUMN=VALUE|VALUE or COLUMN!=VALUE, such as tissue=blood."
+        msg = f"where={condition!r} is no condition; expected COLUMN=VALUE, COLUMN=VALUE|VALUE or COLUMN!=VALUE, such as tissue=blood. Write the condition in one of these forms."
         raise ConfigError(msg)
     _check_known("column", column.strip(), LABELS)
     labels = store.column(column.strip())

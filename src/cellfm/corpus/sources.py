@@ -101,7 +101,7 @@ def read_sources(paths: Sequence[Path], *, metadata: Path | None = None) -> tupl
     entries = [*listed, *(SourceEntry(name="", path=path) for path in found - known)]
     if not entries:
         given = ", ".join(map(str, paths)) or "nothing"
-        msg = f"No source was found in {given}; expected h5ad, 10x h5, 10x mtx folders, csv or tsv, or a list of sources with the column path."
+        msg = f"No source was found in {given}; expected h5ad, 10x h5, 10x mtx folders, csv or tsv, or a list of sources with the column path. Check the paths."
         raise ConfigError(msg)
     return tuple(
         sorted(
@@ -176,7 +176,7 @@ def _read_list(path: Path) -> list[SourceEntry]:
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        msg = f"The list of sources {path} cannot be read ({error}). A tab-separated text file in UTF-8 was expected."
+        msg = f"The list of sources {path} cannot be read ({error}). A tab-separated text file in UTF-8 was expected. Save it in that form."
         raise ConfigError(msg) from error
     rows = text.replace("\r\n", "\n").split("\n")
     header, *lines = csv.reader(rows, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -205,7 +205,7 @@ def _entry(cells: Mapping[str, str], path: Path, number: int) -> SourceEntry:
         raise ConfigError(msg)
     use_raw = cells.get("use_raw", "").lower()
     if use_raw not in _TRUE | _FALSE:
-        msg = f"{where}: use_raw is {use_raw!r}; expected true or false."
+        msg = f"{where}: use_raw is {use_raw!r}; expected true or false. Correct the line."
         raise ConfigError(msg)
     if name and name != _safe(name):
         msg = f"{where}: the name {name!r} is not fit for a file name; use letters, digits, dot, dash and underscore, such as {_safe(name)!r}."

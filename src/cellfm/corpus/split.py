@@ -57,7 +57,7 @@ def split_cells(
     for name, share in (("validation", validation), ("test", test)):
         check_fraction(name, share)
     if validation + test >= 1:
-        msg = f"validation={validation} and test={test} leave no cell to train on; their sum must be below 1."
+        msg = f"validation={validation} and test={test} leave no cell to train on; their sum must be below 1. Lower one of them."
         raise ConfigError(msg)
     n_cells = _n_cells(label, group)
     of_label = np.zeros(n_cells, np.intp) if label is None else np.unique(label, return_inverse=True)[1]  # fmt: skip
@@ -101,7 +101,7 @@ def split_hash(names: Sequence[str], part: "NDArray[np.int8]") -> str:
 def _n_cells(label: "NDArray[np.str_] | None", group: "NDArray[np.str_] | None") -> int:
     sizes = {len(column) for column in (label, group) if column is not None}
     if len(sizes) != 1:
-        msg = f"A split needs labels or groups, one for each cell; found columns of {sorted(sizes) or 'no'} cells."
+        msg = f"A split needs labels or groups, one for each cell; found columns of {sorted(sizes) or 'no'} cells. Give them for all cells."
         raise DataError(msg)
     return sizes.pop()
 

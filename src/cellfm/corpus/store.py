@@ -63,7 +63,7 @@ class Store:
         try:
             vocabulary = Vocabulary.read(self.path / GENES)
         except VocabularyError as error:
-            msg = f"The gene list of the corpus {self.path} is damaged: {error}"
+            msg = f"The gene list of the corpus {self.path} is damaged: {error}. Restore it from a copy or build the corpus again."
             raise CorpusError(msg) from error
         if vocabulary.hash != self.manifest.vocabulary:
             msg = f"{self.path / GENES} is another gene list than the one the corpus was built with. Restore it from a copy."

@@ -51,7 +51,7 @@ def tokenize(
         `max_genes` is below 1.
     """
     if max_genes is not None and max_genes < 1:
-        msg = f"max_genes is {max_genes}; it must be at least 1, or None for all expressed genes."
+        msg = f"max_genes is {max_genes}; it must be at least 1, or None for all expressed genes. Give a number in that range."
         raise ConfigError(msg)
     gene, value, lengths, totals = [], [], [], []
     for counts in chunks(block, token, scale):

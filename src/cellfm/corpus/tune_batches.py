@@ -174,7 +174,7 @@ def _checked(
 ) -> "NDArray[np.int64]":
     for name, number in (("token_budget", token_budget), ("max_genes", max_genes)):
         if number is not None and number < 1:
-            msg = f"{name} is {number}; it must be at least 1, usually some thousands."
+            msg = f"{name} is {number}; it must be at least 1, usually some thousands. Give a number in that range."
             raise ConfigError(msg)
     chosen = np.arange(len(cells)) if rows is None else np.asarray(rows, dtype=np.int64)
     if not len(chosen):

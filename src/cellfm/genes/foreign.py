@@ -27,7 +27,7 @@ def read_symbols(path: Path, *, is_gene: Callable[[str], bool]) -> list[str]:
     delimiter = "\t" if "\t" in text.partition("\n")[0] else ","
     rows = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row]
     if not rows:
-        msg = f"The gene list {path} is empty; one gene a line was expected."
+        msg = f"The gene list {path} is empty; one gene a line was expected. Check the path."
         raise VocabularyError(msg)
     header = [name.strip().casefold() for name in rows[0]]
     column = next((header.index(name) for name in NAMES if name in header), 0)
@@ -50,5 +50,5 @@ def _read_text(path: Path) -> str:
             content = gzip.decompress(content)
         return content.decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        msg = f"The gene list {path} cannot be read: {error}. A csv or tsv file was expected."
+        msg = f"The gene list {path} cannot be read: {error}. A csv or tsv file was expected. Check the file, or get it again."
         raise VocabularyError(msg) from error

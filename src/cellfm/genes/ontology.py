@@ -194,7 +194,7 @@ def propagate(sets: Mapping[str, Iterable[str]], ontology: Ontology) -> Propagat
     known = {name: key for name, key in term.items() if key is not None and key in ontology.names}
     if not known:
         some = ", ".join(list(sets)[:3])
-        msg = f"None of the {len(sets):,} labels is a term of the ontology; they begin with {some}. Labels must hold the id of a term, such as 'protein folding (GO:0006457)'."
+        msg = f"None of the {len(sets):,} labels is a term of the ontology; they begin with {some}. Labels must hold the id of a term, such as 'protein folding (GO:0006457)'. Name the labels in that form."
         raise DataError(msg)
     members: dict[str, dict[str, None]] = {}
     for name, key in known.items():

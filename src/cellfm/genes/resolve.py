@@ -135,7 +135,7 @@ def _coverage(token: NDArray[np.int32], totals: ArrayLike | None) -> float | Non
 
 def _check_fraction(min_matched: float) -> None:
     if not 0.0 <= min_matched <= 1.0:
-        msg = f"min_matched is {min_matched}; it is a fraction of the input genes, from 0 to 1."
+        msg = f"min_matched is {min_matched}; it is a fraction of the input genes, from 0 to 1. Give a number in that range."
         raise ConfigError(msg)
 
 

@@ -30,7 +30,7 @@ def read_gene_sets(path: str | Path) -> GeneSets:
     is_gmt = ".gmt" in path.suffixes
     sets = _gmt(lines, path) if is_gmt else _pairs(lines, path)
     if not sets:
-        msg = f"{path} holds no gene sets; expected lines such as NAME<tab>description<tab>GENE1<tab>GENE2 (.gmt), or GENE<tab>SET."
+        msg = f"{path} holds no gene sets; expected lines such as NAME<tab>description<tab>GENE1<tab>GENE2 (.gmt), or GENE<tab>SET. Convert the file to one of these forms."
         raise DataError(msg)
     return sets
 

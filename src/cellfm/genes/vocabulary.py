@@ -105,13 +105,13 @@ class Vocabulary:
         try:
             lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         except (OSError, UnicodeDecodeError) as error:
-            msg = f"The gene list {path} cannot be read: {error}. It must be a text file."
+            msg = f"The gene list {path} cannot be read: {error}. It must be a text file. Check the path, or get the file again."
             raise VocabularyError(msg) from error
         if tuple(lines[0].split("\t")) != COLUMNS:
             msg = (
                 f"{path} starts with {lines[0][:80]!r}; the tab-separated columns "
                 f"{', '.join(COLUMNS)} were expected. Gene lists of other programs are read with "
-                "Vocabulary.read_foreign."
+                "Vocabulary.read_foreign. Give a genes.tsv of this package, or use that function."
             )
             raise VocabularyError(msg)
         rows = [_fields(path, token, line) for token, line in enumerate(lines[1:], start=1)]
@@ -155,7 +155,7 @@ class Vocabulary:
 
 def _check_symbols(symbols: tuple[str, ...]) -> None:
     if not symbols:
-        msg = "A vocabulary without genes was asked for; it needs at least one."
+        msg = "A vocabulary without genes was asked for; it needs at least one. Name some genes."
         raise VocabularyError(msg)
     first: dict[str, int] = {}
     for token, symbol in enumerate(symbols, start=1):
@@ -168,7 +168,7 @@ def _check_symbols(symbols: tuple[str, ...]) -> None:
         if symbol in first:
             msg = (
                 f"{symbol!r} is gene {first[symbol]} and gene {token} of the vocabulary; each "
-                "symbol must be there once. Is this the right gene list?"
+                "symbol must be there once. Is this the right gene list? Remove one of the two, or choose the list that came with the weights."
             )
             raise VocabularyError(msg)
         first[symbol] = token
@@ -177,7 +177,7 @@ def _check_symbols(symbols: tuple[str, ...]) -> None:
 def _check_known(asked: Sequence[str], known: set[str], kind: str) -> None:
     unknown = [name for name in asked if name not in known]
     if unknown:
-        msg = f"There is no {kind} {unknown[0]!r}; HGNC has {', '.join(sorted(known))}."
+        msg = f"There is no {kind} {unknown[0]!r}; HGNC has {', '.join(sorted(known))}. Choose one of these."
         raise VocabularyError(msg)
 
 

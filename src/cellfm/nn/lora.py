@@ -37,7 +37,7 @@ def add_lora(network: CellFM, rank: int, generator: torch.Generator) -> None:
         The rank is below 1, or the network has adapters already.
     """
     if rank < 1:
-        msg = f"The rank of the adapters is {rank}; it must be at least 1, usually 4 to 64."
+        msg = f"The rank of the adapters is {rank}; it must be at least 1, usually 4 to 64. Give a number in that range."
         raise ConfigError(msg)
     if network.config.lora_rank:
         msg = f"The network has adapters of rank {network.config.lora_rank} already; merge them into its weights (merge_adapters) before adding others."

@@ -29,6 +29,17 @@ class Segments:
         return cls(lengths, lengths)
 
 
+def feature_map(
+    x: Float[Tensor, "*row dim"], *, inplace: bool = False
+) -> Float[Tensor, "*row dim"]:
+    r"""Return :math:`\phi(x) = \mathrm{ReLU}(x)`, the feature map of queries and keys (Zeng et al. 2025, Methods).
+
+    Every forward pass takes it from here, the kernels of inference too, so that another one is written once. It may be any
+    elementwise function; where it is zero, kernels leave out work.
+    """
+    return functional.relu(x, inplace=inplace)
+
+
 def linear_attention(
     q: Float[Tensor, "query head d"],
     k: Float[Tensor, "key head d"],
@@ -105,7 +116,8 @@ class Retention(nn.Module):
         visible: Float[Tensor, " key"] | None = None,
     ) -> Float[Tensor, "query dim"]:
         """Mix each query row with the visible key rows of the same cell."""
-        q, k, v = self.query(x_query).relu(), self.key(x_key).relu(), self.value(x_key)
+        q, k = feature_map(self.query(x_query)), feature_map(self.key(x_key))
+        v = self.value(x_key)
         if visible is not None:
             k = k * visible[:, None].to(k.dtype)
         q, k, v = (rearrange(x, "row (head d) -> row head d", head=self.n_heads) for x in (q, k, v))

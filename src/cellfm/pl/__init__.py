@@ -1,6 +1,7 @@
 """Plots: AnnData, tables or metrics in, matplotlib axes or a page out."""
 
 from cellfm.pl._annotation import annotation_report
+from cellfm.pl._calibration import calibration
 from cellfm.pl._confusion import confusion
 from cellfm.pl._corpus import corpus
 from cellfm.pl._curve import learning_curve
@@ -14,6 +15,7 @@ from cellfm.pl._specific import specific_genes
 
 __all__ = [
     "annotation_report",
+    "calibration",
     "confusion",
     "corpus",
     "embedding",

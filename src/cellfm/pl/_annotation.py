@@ -8,7 +8,7 @@ import numpy as np
 
 from cellfm.errors import DataError
 from cellfm.optional import require
-from cellfm.pl._axes import new_axes
+from cellfm.pl._calibration import calibration
 from cellfm.pl._confusion import confusion
 from cellfm.pl._embedding import _palette, _size
 from cellfm.pl._page import Cell, Page, Section, Table, write_page
@@ -209,7 +209,7 @@ def _layout(
     obsm = result.adata.obsm
     asked = [f"X_{column.key}" for column in result.columns] + ["X_cellfm"]
     if basis is not None and basis not in obsm:
-        msg = f"There is no basis {basis!r} in obsm; it has {list(obsm) or 'nothing'}."
+        msg = f"There is no basis {basis!r} in obsm; it has {list(obsm) or 'nothing'}. Choose one of these."
         raise DataError(msg)
     there = [basis] if basis is not None else [key for key in asked if key in obsm]
     if not there:
@@ -332,25 +332,10 @@ def _agreement_figures(column: Column) -> "list[Figure]":
         axes.set_title(f"{where}: share of the cells of each type", fontsize=10)
         drawn.append(axes)
     if len(column.calibration):
-        drawn.append(_reliability(column.calibration))
+        axes = calibration(column.calibration)
+        axes.set_title("reliability on the test part of the reference (area: cells)", fontsize=9)
+        drawn.append(axes)
     return [figure for axes in drawn if (figure := axes.get_figure(root=True)) is not None]
-
-
-def _reliability(bins: "pd.DataFrame") -> "Axes":
-    ax = new_axes(4.6, 3.8)
-    ax.plot([0, 1], [0, 1], "--", color="gray", linewidth=1, label="perfect")
-    size = 12 + 160 * bins["n_cells"] / max(float(bins["n_cells"].max()), 1.0)
-    ax.plot(bins["probability"], bins["accuracy"], color="tab:blue", linewidth=1)
-    ax.scatter(bins["probability"], bins["accuracy"], s=size, color="tab:blue", alpha=0.7)
-    ax.set(
-        xlim=(0, 1.02),
-        ylim=(0, 1.02),
-        xlabel="probability of the label",
-        ylabel="accuracy",
-        title="reliability on the test part of the reference (area: cells)",
-    )
-    ax.title.set_fontsize(9)
-    return ax
 
 
 def _gene_table(result: Annotated) -> Table:

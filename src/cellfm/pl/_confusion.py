@@ -63,7 +63,7 @@ def confusion(table: "pd.DataFrame", *, ax: "Axes | None" = None) -> "Axes":
 
 def _counts(table: "pd.DataFrame") -> "np.ndarray[tuple[int, int], np.dtype[np.float64]]":
     if not table.size:
-        msg = f"The confusion table has {table.shape[0]} rows and {table.shape[1]} columns; at least one of each is needed."
+        msg = f"The confusion table has {table.shape[0]} rows and {table.shape[1]} columns; at least one of each is needed. Give a table with labels."
         raise DataError(msg)
     try:
         counts = table.to_numpy(dtype=np.float64)

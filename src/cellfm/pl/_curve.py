@@ -93,7 +93,7 @@ def _of_set(scores: Metrics, name: str | None) -> Metrics:
     if name is None:
         return [line for line in scores if line.get("set") == names[0]]
     if name not in names:
-        msg = f"There is no held-out set {name!r} in the metrics; they have {names}."
+        msg = f"There is no held-out set {name!r} in the metrics; they have {names}. Choose one of these."
         raise DataError(msg)
     return [line for line in scores if line.get("set") == name]
 

@@ -49,7 +49,7 @@ def embedding(adata: "AnnData", basis: str, *, color: str, ax: "Axes | None" = N
 
     key, points = _points(adata, basis)
     if color not in adata.obs.columns:
-        msg = f"There is no column {color!r} in obs; it has {list(map(str, adata.obs.columns)) or 'no columns'}."
+        msg = f"There is no column {color!r} in obs; it has {list(map(str, adata.obs.columns)) or 'no columns'}. Choose one of these."
         raise DataError(msg)
     ax = new_axes(6.4, 4.4) if ax is None else ax
     there = np.isfinite(points).all(axis=1)
@@ -66,7 +66,7 @@ def embedding(adata: "AnnData", basis: str, *, color: str, ax: "Axes | None" = N
 def _points(adata: "AnnData", basis: str) -> tuple[str, "NDArray[np.float64]"]:
     keys = [key for key in (basis, f"X_{basis}") if key in adata.obsm]
     if not keys:
-        msg = f"There is no basis {basis!r} in obsm; it has {list(adata.obsm) or 'nothing'}."
+        msg = f"There is no basis {basis!r} in obsm; it has {list(adata.obsm) or 'nothing'}. Choose one of these."
         raise DataError(msg)
     points = np.asarray(adata.obsm[keys[0]], dtype=np.float64)
     if points.ndim != 2 or points.shape[1] < 2:

@@ -401,7 +401,7 @@ def _check(
     predicted: "NDArray[np.floating]", true: "NDArray[np.floating]", genes: Sequence[str]
 ) -> None:
     if not predicted.shape == true.shape == (len(genes),) or not len(genes):
-        msg = f"Predicted responses have shape {predicted.shape}, measured ones {true.shape}, and there are {len(genes)} gene names; expected one number a gene in both."
+        msg = f"Predicted responses have shape {predicted.shape}, measured ones {true.shape}, and there are {len(genes)} gene names; expected one number a gene in both. Give responses and names over the same genes."
         raise DataError(msg)
     if not (np.isfinite(predicted).all() and np.isfinite(true).all()):
         msg = "Responses hold NaN or infinite values; leave out genes that were not measured or predicted."

@@ -53,7 +53,7 @@ def responses_figure(
     from plotly import graph_objects as go
 
     if not len(names) or predicted.shape != true.shape:
-        msg = f"There are {len(names)} perturbations, predicted responses {predicted.shape} and measured ones {true.shape}; expected one at least, and the same shapes."
+        msg = f"There are {len(names)} perturbations, predicted responses {predicted.shape} and measured ones {true.shape}; expected one at least, and the same shapes. Give the same perturbations in both."
         raise DataError(msg)
     figure = go.Figure()
     first = int(np.argmax(np.abs(true).sum(axis=1)))

@@ -97,7 +97,7 @@ def _means(
 ) -> "tuple[list[str], list[int], Values]":
     """Return the groups, their numbers of cells, and the standardised mean score of each program in each, shape (program, group)."""
     if groupby not in adata.obs.columns:
-        msg = f"There is no column {groupby!r} in obs; it has {list(map(str, adata.obs.columns)) or 'no columns'}."
+        msg = f"There is no column {groupby!r} in obs; it has {list(map(str, adata.obs.columns)) or 'no columns'}. Choose one of these."
         raise DataError(msg)
     column = adata.obs[groupby].astype("category").cat.remove_unused_categories()
     code = column.cat.codes.to_numpy()

@@ -142,12 +142,12 @@ def _name(ax: "Axes", rows: "pd.DataFrame", score: str) -> None:
 
 def _check(table: "pd.DataFrame", score: str) -> None:
     if score not in _LABELS:
-        msg = f"score is {score!r}; it must be one of {', '.join(map(repr, _LABELS))}."
+        msg = f"score is {score!r}; it must be one of {', '.join(map(repr, _LABELS))}. Choose one of these."
         raise DataError(msg)
     needed = NEEDED if score == "effect" else (*NEEDED, "goal", "goal_tail_q")
     if missing := [name for name in needed if name not in table]:
         msg = f"The table has no column {', '.join(missing)}; it has {', '.join(map(str, table.columns)) or 'none'}. Give the table of cellfm.tl.screen."
         raise DataError(msg)
     if not len(table):
-        msg = "The table of the screen has no rows; there is nothing to draw."
+        msg = "The table of the screen has no rows; there is nothing to draw. Run the screen with more genes."
         raise DataError(msg)

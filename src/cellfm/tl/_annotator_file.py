@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cellfm.corpus.adata import read_h5ad
 from cellfm.corpus.counts import Scale
-from cellfm.errors import ConfigError, DataError, OutputExistsError
+from cellfm.errors import ConfigError, OutputExistsError
 from cellfm.nn.classifier import HeadKind
 from cellfm.tl._annotate import annotate, train_annotator
 from cellfm.tl._annotator import Annotator
@@ -188,7 +188,7 @@ def train_annotator_file(  # noqa: PLR0913 - the arguments of a user's question
     """
     out = Path(out)
     if not is_free(out) and not (overwrite and (out / DESCRIPTION).is_file()):
-        msg = f"{out} exists already{'' if overwrite else '; choose another name or say overwrite'}. Only an annotator is ever replaced."
+        msg = f"{out} exists already{'' if overwrite else '; choose another name or say overwrite'}. Only an annotator is ever replaced. Choose another path, or move the file away."
         raise OutputExistsError(msg)
     annotator = train_annotator(
         read_h5ad(Path(source), "reference"),
@@ -243,9 +243,7 @@ def _refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         msg = f"{target} exists already. Choose another name, or say overwrite."
         raise OutputExistsError(msg)
-    if not target.parent.is_dir():
-        msg = f"There is no folder {target.parent} to write {target.name} to. Make it first."
-        raise DataError(msg)
+    target.parent.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of work
 
 
 def _write(source: Path, target: Path, query: "AnnData", *, key: str, states: bool) -> None:

@@ -86,7 +86,7 @@ class AnnotatorOptions:
             choices["pool"] = ("cls", "mean", "both", "whitened")
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                msg = f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}."
+                msg = f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}. Choose one of these."
                 raise ConfigError(msg)
         if not self.labels or len(set(self.labels)) < len(self.labels):
             msg = f"label is {list(self.labels)}; give the name of a column, or several different ones."

@@ -157,7 +157,7 @@ def run_job(
         _result(adata, annotator, job, found, number=number)
         for number in range(len(annotator.columns))
     )
-    notes = _query_notes(annotator, found)
+    notes = _query_notes(annotator, job, found)
     for note in notes:
         _log.warning(note)
     written = _columns(annotator, job, found)
@@ -223,7 +223,7 @@ def provenance(
     }
 
 
-def _query_notes(annotator: Annotator, found: Prediction) -> tuple[str, ...]:
+def _query_notes(annotator: Annotator, job: Job, found: Prediction) -> tuple[str, ...]:
     """Return what should make the user doubt the reference."""
     notes = []
     for column, calls in zip(annotator.columns, found.calls, strict=True):
@@ -231,7 +231,7 @@ def _query_notes(annotator: Annotator, found: Prediction) -> tuple[str, ...]:
         if share > MANY_UNKNOWN:
             notes.append(
                 f"{share:.0%} of the query cells are unknown in {column.labels.name!r} ({calls.novel.mean():.0%} by their novelty). Is the "
-                "reference of the same tissue, technology and species, and are both raw counts?"
+                f"reference of the same tissue, technology and species, and are both raw counts? {job.key(column.labels.name)}_best holds the best label of each cell all the same."
             )
     return tuple(notes)
 

@@ -92,7 +92,7 @@ class Profiles:
         )
         expressed = np.flatnonzero(np.bincount(x.indices[x.data > 0], minlength=x.shape[1]))
         if min(x.shape[0], len(expressed)) < 3:
-            msg = f"A PCA needs at least 3 cells and 3 expressed genes; there are {x.shape[0]} and {len(expressed)}."
+            msg = f"A PCA needs at least 3 cells and 3 expressed genes; there are {x.shape[0]} and {len(expressed)}. Give more cells."
             raise DataError(msg)
         x = x[:, expressed]
         chosen = _variable(x, min(n_genes, x.shape[1]))
@@ -523,7 +523,7 @@ def _coefficients(model: Any) -> "tuple[NDArray[np.float64], NDArray[np.float64]
 
 def _check(x: "NDArray[np.floating]", code: "NDArray[np.integer]") -> None:
     if len(np.unique(code)) < 2:
-        msg = f"A classifier needs training cells of at least 2 classes; there are {len(np.unique(code))} among {len(code)} cells."
+        msg = f"A classifier needs training cells of at least 2 classes; there are {len(np.unique(code))} among {len(code)} cells. Give cells of another class too."
         raise DataError(msg)
     bad = int((~np.isfinite(x).all(axis=1)).sum())
     if bad:

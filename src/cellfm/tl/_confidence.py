@@ -229,7 +229,7 @@ def novelty_threshold(score: "NDArray[np.floating]", *, quantile: float = QUANTI
         The share is outside (0, 1].
     """
     if not 0 < quantile <= 1:
-        msg = f"quantile is {quantile}; it must be above 0 and at most 1, such as {QUANTILE}."
+        msg = f"quantile is {quantile}; it must be above 0 and at most 1, such as {QUANTILE}. Give a number in that range."
         raise ConfigError(msg)
     return float(np.quantile(score, quantile, method="higher"))
 

@@ -68,7 +68,7 @@ def convert_file(
                 continue
             n_cells, n_genes = found.rows.n_rows, found.rows.n_cols
             return ConvertSummary(target=target, n_cells=n_cells, n_genes=n_genes, matrix=matrix, notes=found.notes)  # fmt: skip
-    msg = f"No matrix of {source} holds raw counts, so nothing was written. {' '.join(refused)}"
+    msg = f"No matrix of {source} holds raw counts, so nothing was written. {' '.join(refused)} Get the raw counts from whoever made the file."
     raise CountsError(msg)
 
 

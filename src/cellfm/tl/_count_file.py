@@ -85,7 +85,7 @@ def format_of(path: Path) -> str:
         msg = f"{path} is a weights folder, not a count file. See what it holds: cellfm weights show {path}; use it by --model {path}."
         raise DataError(msg)
     if (way := _FOREIGN.get(path.suffix.lower())) is not None:
-        msg = f"{path} looks like {way}."
+        msg = f"{path} looks like {way}. Give what comes of it."
         raise DataError(msg)
     return find_reader(path).name
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from cellfm._version import __version__
 from cellfm.corpus.adata import anndata_source
+from cellfm.corpus.missing import refuse_no_file
 from cellfm.corpus.rows import h5ad_source
 from cellfm.errors import DataError, OutputExistsError
 from cellfm.genes import GeneReport
@@ -345,18 +346,14 @@ def _refuse_large(n_cells: int, n_genes: int) -> None:
 
 
 def _refuse_files(source: Path, target: Path, *, overwrite: bool) -> None:
-    if not source.is_file():
-        msg = f"There is no file {source}; expected an h5ad file with raw counts. Check the path."
-        raise DataError(msg)
+    refuse_no_file(source)
     if target.resolve() == source.resolve():
         msg = f"Input and output are the same file, {source}; the input is never changed. Give the output another name."
         raise OutputExistsError(msg)
     if target.exists() and not overwrite:
         msg = f"{target} exists already. Choose another name, or say overwrite."
         raise OutputExistsError(msg)
-    if not target.absolute().parent.is_dir():
-        msg = f"There is no folder {target.parent} to write {target.name} to. Make it first."
-        raise DataError(msg)
+    target.parent.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of work
 
 
 def _refuse_stored(source: Path, where: str, key: str, *, overwrite: bool, raw: bool) -> None:

@@ -52,7 +52,7 @@ class DenoiseOptions:
 
     def __post_init__(self) -> None:
         if self.output not in OUTPUTS:
-            msg = f"output is {self.output!r}; it must be one of {', '.join(map(repr, OUTPUTS))}."
+            msg = f"output is {self.output!r}; it must be one of {', '.join(map(repr, OUTPUTS))}. Choose one of these."
             raise ConfigError(msg)
         if self.own_counts and not self.calibrate:
             msg = (

@@ -228,7 +228,7 @@ def groups_of(obs: "pd.DataFrame", *, genes: bool | str) -> Groups | None:
     if genes is True:
         return Groups(names=("mean",), code=np.zeros(len(obs), np.int64))
     if genes not in obs.columns:
-        msg = f"There is no column {genes!r} in obs; it has {list(map(str, obs.columns)) or 'no columns'}."
+        msg = f"There is no column {genes!r} in obs; it has {list(map(str, obs.columns)) or 'no columns'}. Choose one of these."
         raise DataError(msg)
     categories = obs[genes].astype("category").cat
     # A slash would make a folder inside the h5ad file.

@@ -14,8 +14,9 @@ import torch
 
 from cellfm._version import __version__
 from cellfm.corpus.counts import Scale
+from cellfm.corpus.missing import refuse_no_file
 from cellfm.corpus.rows import RowSource, h5ad_source
-from cellfm.errors import DataError, OutputExistsError, ResumeError
+from cellfm.errors import OutputExistsError, ResumeError
 from cellfm.genes import GeneReport
 from cellfm.nn.kernels.cell_state import Precision
 from cellfm.tl._embed import Progress, groups_of, match_genes
@@ -326,18 +327,14 @@ def _add_array(file: "h5py.File", where: str, name: str, values: np.ndarray) -> 
 
 
 def _refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
-    if not source.is_file():
-        msg = f"There is no file {source}; expected an h5ad file. Check the path."
-        raise DataError(msg)
+    refuse_no_file(source)
     if target.resolve() == source.resolve():
         msg = f"Input and output are the same file, {source}; the input is never changed. Give the output another name."
         raise OutputExistsError(msg)
     if target.exists() and not overwrite:
         msg = f"{target} exists already. Choose another name, or say overwrite."
         raise OutputExistsError(msg)
-    if not target.parent.is_dir():
-        msg = f"There is no folder {target.parent} to write {target.name} to. Make it first."
-        raise DataError(msg)
+    target.parent.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of work
 
 
 def _refuse_key(source: Path, key_added: str, *, overwrite: bool) -> None:

@@ -208,7 +208,7 @@ def _check(adata: "AnnData", key: str, method: str, pool: str, *, overwrite: boo
     """Refuse what cannot work before anything is computed."""
     check_key(key)
     if method not in METHODS:
-        msg = f"method is {method!r}; it must be one of {', '.join(map(repr, METHODS))}."
+        msg = f"method is {method!r}; it must be one of {', '.join(map(repr, METHODS))}. Choose one of these."
         raise ConfigError(msg)
     if method == "finetune" and pool == "whitened":
         msg = (

@@ -72,11 +72,11 @@ class IntegrateTuning:
 
     def __post_init__(self) -> None:
         if self.gene_start not in ("weights", "pca"):
-            msg = f"gene_start is {self.gene_start!r}; it must be 'weights' or 'pca'."
+            msg = f"gene_start is {self.gene_start!r}; it must be 'weights' or 'pca'. Choose one of these."
             raise ConfigError(msg)
         for name in ("adversarial", "ecs", "detection"):
             if not 0.0 <= getattr(self, name) < float("inf"):
-                msg = f"{name} is {getattr(self, name)}; it must be a number of at least 0, 0 to leave it out."
+                msg = f"{name} is {getattr(self, name)}; it must be a number of at least 0, 0 to leave it out. Give a number in that range."
                 raise ConfigError(msg)
 
     @property
@@ -195,7 +195,7 @@ def validation_rows(batches: Batches, *, seed: int) -> "NDArray[np.int64]":
         mine = np.flatnonzero(batches.code == code)
         number = max(1, round(VALIDATION * size))
         if size <= number:
-            msg = f"Batch {batches.names[code]!r} has {size} cells; two at least are needed, one of them to validate on."
+            msg = f"Batch {batches.names[code]!r} has {size} cells; two at least are needed, one of them to validate on. Give more of them."
             raise DataError(msg)
         rows.append(mine[lowest_numbers(mine, number, seed=seed ^ _SPLIT)])
     return np.sort(np.concatenate(rows))

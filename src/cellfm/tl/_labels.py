@@ -205,12 +205,12 @@ class Parents:
         """
         path = Path(path)
         if not path.is_file():
-            msg = f"There is no file {path}; expected a two-column TSV of child and parent, or an OBO file."
+            msg = f"There is no file {path}; expected a two-column TSV of child and parent, or an OBO file. Check the path."
             raise DataError(msg)
         text = path.read_text(encoding="utf-8")
         pairs = _obo_pairs(text) if "[Term]" in text else _tsv_pairs(text, path)
         if not pairs:
-            msg = f"{path} holds no child and parent; expected a two-column TSV, or an OBO file with is_a relations."
+            msg = f"{path} holds no child and parent; expected a two-column TSV, or an OBO file with is_a relations. Convert the file to one of these forms."
             raise DataError(msg)
         return cls.from_pairs(pairs)
 
@@ -296,7 +296,7 @@ def _tsv_pairs(text: str, path: Path) -> list[tuple[str, str]]:
             continue
         fields = [field.strip() for field in line.split("\t")]
         if len(fields) != 2 or not all(fields):
-            msg = f"Line {number} of {path} is {line!r}; expected a child and its parent with a tab between them."
+            msg = f"Line {number} of {path} is {line!r}; expected a child and its parent with a tab between them. Give a number in that range."
             raise DataError(msg)
         pairs.append((fields[0], fields[1]))
     return pairs

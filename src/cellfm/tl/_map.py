@@ -323,7 +323,7 @@ def _rows_of(index: "pd.Index", names: Sequence[str], where: str) -> "NDArray[np
         raise DataError(msg)
     missing = [name for name in names if name not in index]
     if missing:
-        msg = f"{where} has no cell named {', '.join(map(repr, missing[:5]))}; its {len(index):,} cells have names such as {', '.join(map(repr, index[:3]))}."
+        msg = f"{where} has no cell named {', '.join(map(repr, missing[:5]))}; its {len(index):,} cells have names such as {', '.join(map(repr, index[:3]))}. Give a name that is among them."
         raise DataError(msg)
     if not index.is_unique:
         msg = f"Names of cells in {where} are not unique. Call adata.obs_names_make_unique() first."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cellfm.corpus.counts import Scale
 from cellfm.corpus.rows import h5ad_source
-from cellfm.errors import DataError, OutputExistsError
+from cellfm.errors import OutputExistsError
 from cellfm.tl._embed import Progress
 from cellfm.tl._map import map_to_reference, result_names
 from cellfm.tl._reference_build import N_NEIGHBOURS
@@ -162,6 +162,4 @@ def _refuse_target(source: Path, target: Path, *, overwrite: bool) -> None:
     if target.exists() and not overwrite:
         msg = f"{target} exists already. Choose another name, or say overwrite (--overwrite)."
         raise OutputExistsError(msg)
-    if not target.parent.is_dir():
-        msg = f"There is no folder {target.parent} to write {target.name} to. Make it first."
-        raise DataError(msg)
+    target.parent.mkdir(parents=True, exist_ok=True)  # now, and not after minutes of work

@@ -120,10 +120,10 @@ def marker_genes(  # noqa: PLR0913 - the arguments of a user's question
     trained = as_annotator(annotator, model, device=device)
     column = _column(trained, label)
     if method not in ("gradient", "integrated"):
-        msg = f"method is {method!r}; it must be 'gradient' or 'integrated'."
+        msg = f"method is {method!r}; it must be 'gradient' or 'integrated'. Choose one of these."
         raise ConfigError(msg)
     if n_cells < 1 or (n_genes is not None and n_genes < 1):
-        msg = f"n_cells is {n_cells} and n_genes {n_genes}; both must be at least 1."
+        msg = f"n_cells is {n_cells} and n_genes {n_genes}; both must be at least 1. Give a number in that range."
         raise ConfigError(msg)
     options = EmbedOptions(
         layer=layer,
@@ -282,7 +282,7 @@ def _scored(trained: Annotator, column: int) -> tuple[nn.Module, Scores]:
     if not isinstance(scorer, FrozenScorer) or not isinstance(head, Linear):
         msg = (
             f"The annotator has strength {trained.strength!r}, whose scores have no gradient; marker genes need an annotator that was trained with "
-            'strength="linear", "lora" or "finetune".'
+            'strength="linear", "lora" or "finetune". Train one with that strength.'
         )
         raise ConfigError(msg)
     return trained.model.network, _linear(trained.model.network, scorer, head)
@@ -330,7 +330,7 @@ def _types_of(
     if groupby is None:
         return trained.scorer.score(adata, options).logits[column].argmax(1)
     if groupby not in adata.obs.columns:
-        msg = f"There is no column {groupby!r} in obs; it has {list(map(str, adata.obs.columns)) or 'no columns'}."
+        msg = f"There is no column {groupby!r} in obs; it has {list(map(str, adata.obs.columns)) or 'no columns'}. Choose one of these."
         raise DataError(msg)
     types: Sequence[str] = trained.columns[column].labels.classes
     code = {name: number for number, name in enumerate(types)}

@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 
 from cellfm._version import __version__
-from cellfm.config import PretrainConfig
+from cellfm.config import ObjectiveConfig, PretrainConfig
 from cellfm.corpus.baselines import Baselines
 from cellfm.corpus.counts import Scale
 from cellfm.errors import ConfigError, OutputExistsError, ResumeError
 from cellfm.genes import Vocabulary
 from cellfm.nn import CellFM
+from cellfm.nn.objectives import make_objective
 from cellfm.tl._device import choose_device
 from cellfm.tl._pretrain_cells import TrainingCells
 from cellfm.train import (
@@ -37,7 +38,7 @@ GENES, DATA, MODEL, STARTED = "genes.tsv", "data.json", "model", "run.json"
 _CARD = """\
 # {title}
 
-A CellFM network pretrained from scratch by masked-expression recovery with cellfm {version}.
+A CellFM network pretrained from scratch by {objective} with cellfm {version}.
 
 {shape}
 
@@ -84,6 +85,7 @@ class PretrainJob:
     ) -> Iterator["PretrainJob"]:
         """Check what can be checked before any data are read, and join the other processes."""
         check_trackers(config.run.trackers)
+        make_objective(config.objective)  # mistakes show before data are read
         with open_world(choose_device(device)) as world:
             check_lanes(config.data.lanes, world)
             if world.is_first:
@@ -119,7 +121,7 @@ class PretrainJob:
             network = CellFM(config.model)
         result = train(
             config,
-            cells.sampler(config.data, seed=seed, absent=config.objective.detection > 0),
+            cells.sampler(config.data, seed=seed, absent=make_objective(config.objective).absent),
             network=network,
             run_folder=RunFolder(path=self.out, vocabulary_hash=self.vocabulary.hash),
             held_out=cells.held_out_sets(config.data, seed=seed, baselines=baselines),
@@ -170,6 +172,7 @@ class PretrainJob:
             "scale": str(about.get("scale", "counts")),
             "n_steps": str(result.step),
             "seed": str(self.config.run.seed),
+            "objective": self.config.objective.name,
         }
         for score in result.held_out:
             for name, value in score.line().items():
@@ -189,6 +192,7 @@ class PretrainJob:
         return _CARD.format(
             title=self.out.resolve().name,
             version=__version__,
+            objective=_objective_text(self.config),
             shape=shape_text(self.config.model),
             data=_data_text(about),
             n_steps=result.step,
@@ -197,6 +201,12 @@ class PretrainJob:
             token_budget=self.config.data.token_budget,
             metrics="\n\n".join(map(_score_text, result.held_out)) or "No cells were held out.",
         )
+
+
+def _objective_text(config: PretrainConfig) -> str:
+    if config.objective.name == ObjectiveConfig().name:
+        return "masked-expression recovery"
+    return f"the objective `{config.objective.name}`"
 
 
 def _data_text(about: Mapping[str, object]) -> str:

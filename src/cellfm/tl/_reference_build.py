@@ -142,7 +142,7 @@ def build_reference(  # noqa: PLR0913 - the arguments of a user's question
     out = Path(out)
     refuse_existing(out, overwrite=overwrite)
     if metric not in ("euclidean", "cosine"):
-        msg = f"metric is {metric!r}; it must be 'euclidean' or 'cosine'."
+        msg = f"metric is {metric!r}; it must be 'euclidean' or 'cosine'. Choose one of these."
         raise ConfigError(msg)
     options = EmbedOptions(
         layer=layer,

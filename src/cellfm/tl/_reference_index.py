@@ -134,9 +134,7 @@ def choose_structure(structure: Structure, n_cells: int) -> Structure:
         There is no such structure.
     """
     if structure not in ("auto", "flat", "ivf", "ivf8", "hnsw"):
-        msg = (
-            f"structure is {structure!r}; it must be one of 'auto', 'flat', 'ivf', 'ivf8', 'hnsw'."
-        )
+        msg = f"structure is {structure!r}; it must be one of 'auto', 'flat', 'ivf', 'ivf8', 'hnsw'. Choose one of these."
         raise ConfigError(msg)
     if structure != "auto":
         return structure
@@ -285,10 +283,10 @@ class ReferenceIndex:
     def _found(self, vectors: "NDArray[np.float32]", k: int, effort: int | None) -> Neighbours:
         about = self.description
         if not 1 <= k <= about.n_cells:
-            msg = f"The number of neighbours is {k}; it must be between 1 and the {about.n_cells:,} cells of {self.folder}."
+            msg = f"The number of neighbours is {k}; it must be between 1 and the {about.n_cells:,} cells of {self.folder}. Give a number in that range."
             raise ConfigError(msg)
         if effort is not None and effort < 1:
-            msg = f"effort is {effort}; it must be at least 1, or None for {default_effort(about.structure, about.n_lists)}."
+            msg = f"effort is {effort}; it must be at least 1, or None for {default_effort(about.structure, about.n_lists)}. Give a number in that range."
             raise ConfigError(msg)
         return nearest(self.vectors, vectors, k, about=about, effort=effort)
 

@@ -72,10 +72,10 @@ class EmbedOptions:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                msg = f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}."
+                msg = f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}. Choose one of these."
                 raise ConfigError(msg)
         if self.token_budget is not None and self.token_budget < 1:
-            msg = f"token_budget is {self.token_budget}; it must be at least 1, or None to choose by device."
+            msg = f"token_budget is {self.token_budget}; it must be at least 1, or None to choose by device. Give a number in that range."
             raise ConfigError(msg)
         if self.genes is not False and self.precision != "fp32":
             msg = 'Contextual gene states (genes=…) are computed in precision="fp32" only; leave one of the two out.'
@@ -96,7 +96,7 @@ class Groups:
 def check_key(key_added: str) -> None:
     """Refuse a name that an h5ad file cannot hold as one key."""
     if not key_added or "/" in key_added:
-        msg = f"key_added is {key_added!r}; it must be a name without slashes, such as 'X_cellfm'."
+        msg = f"key_added is {key_added!r}; it must be a name without slashes, such as 'X_cellfm'. Choose such a name (--key-added)."
         raise ConfigError(msg)
 
 

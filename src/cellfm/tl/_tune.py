@@ -61,13 +61,13 @@ class TuneShape:
     def __post_init__(self) -> None:
         for name, allowed in (("strength", ("lora", "finetune")), ("head", ("clusters", "mlp"))):
             if getattr(self, name) not in allowed:
-                msg = f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}."
+                msg = f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(map(repr, allowed))}. Choose one of these."
                 raise ConfigError(msg)
         if not self.n_classes or min(self.n_classes) < 1 + (not self.multi_label):
-            msg = f"n_classes is {self.n_classes}; each column needs at least {1 + (not self.multi_label)}. A column with one label has nothing to learn."
+            msg = f"n_classes is {self.n_classes}; each column needs at least {1 + (not self.multi_label)}. A column with one label has nothing to learn. Give a number in that range."
             raise ConfigError(msg)
         if self.multi_label and len(self.n_classes) != 1:
-            msg = f"n_classes is {self.n_classes}; multi_label has one entry, the number of labels."
+            msg = f"n_classes is {self.n_classes}; multi_label has one entry, the number of labels. Give one number."
             raise ConfigError(msg)
         if self.from_scratch and self.strength == "lora":
             msg = 'from_scratch=True trains all of a random network, so strength="lora" cannot go with it; say strength="finetune".'
@@ -344,12 +344,12 @@ def _check(
     if codes.shape != (len(cells), n_columns) or parts.shape != (len(cells),):
         msg = (
             f"codes has the shape {codes.shape} and parts {parts.shape}; expected ({len(cells)}, {n_columns}) and "
-            f"({len(cells)},) for {len(cells)} cells."
+            f"({len(cells)},) for {len(cells)} cells. Give one row of codes and one part for each cell."
         )
         raise DataError(msg)
     most = np.full(n_columns, 2) if shape.multi_label else np.array(shape.n_classes)
     if (codes < -1).any() or (codes >= most).any():
-        msg = f"codes go from {codes.min()} to {codes.max()}; expected -1 (no label) to {most.max() - 1}, the last class."
+        msg = f"codes go from {codes.min()} to {codes.max()}; expected -1 (no label) to {most.max() - 1}, the last class. Give labels that are numbered so."
         raise DataError(msg)
     known = codes >= 0
     labelled = known[parts == TRAIN].any(axis=0)
@@ -507,7 +507,7 @@ def _shape_of(description: Mapping[str, object]) -> TuneShape:
     names = TuneShape.__slots__
     missing = [name for name in names if name not in description]
     if missing:
-        msg = f"The description of the tuned classifier lacks {', '.join(missing)}; it is damaged or of another kind."
+        msg = f"The description of the tuned classifier lacks {', '.join(missing)}; it is damaged or of another kind. Train the classifier again, or get the folder again."
         raise WeightsError(msg)
     fields = {name: description[name] for name in names}
     fields["n_classes"] = tuple(fields["n_classes"])  # type: ignore[arg-type] # a list in JSON

@@ -56,14 +56,14 @@ class TuneConfig:
         for name, number in least.items():
             found = getattr(self, name)
             if found is not None and found < number:
-                msg = f"TuneConfig.{name} is {found}; it must be at least {number}."
+                msg = f"TuneConfig.{name} is {found}; it must be at least {number}. Give a number in that range."
                 raise ConfigError(msg)
         for name in ("lr", "lora_lr", "head_lr", "clip"):
             if not 0.0 < getattr(self, name) < math.inf:
-                msg = f"TuneConfig.{name} is {getattr(self, name)}; it must be in (0, ∞)."
+                msg = f"TuneConfig.{name} is {getattr(self, name)}; it must be in (0, ∞). Give a number in that range."
                 raise ConfigError(msg)
         if not 0.0 <= self.weight_decay < math.inf or not 0.0 <= self.warmup <= 1.0:
-            msg = f"TuneConfig.weight_decay is {self.weight_decay} and warmup {self.warmup}; they must be in [0, ∞) and [0, 1]."
+            msg = f"TuneConfig.weight_decay is {self.weight_decay} and warmup {self.warmup}; they must be in [0, ∞) and [0, 1]. Give a number in that range."
             raise ConfigError(msg)
 
 

@@ -5,7 +5,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,13 +13,14 @@ from torch import Tensor
 from cellfm.config.load import to_dict
 from cellfm.config.pretrain import PretrainConfig
 from cellfm.errors import ConfigError
-from cellfm.nn import CellFM, masked_expression_loss
+from cellfm.nn import CellFM
 from cellfm.nn.kernels.routing import fp32_routing, routing_pays
+from cellfm.nn.objectives import make_objective
 from cellfm.train.checkpoint import CheckpointWriter, Snapshot, restore
 from cellfm.train.evaluate import HeldOut, HeldOutScore, evaluate
 from cellfm.train.interrupt import Interrupt, deferred_interrupt
 from cellfm.train.optim import build_optimizer
-from cellfm.train.parallel import Objective, Trainee, World, check_lanes
+from cellfm.train.parallel import Trainee, World, check_lanes
 from cellfm.train.plan.products import flops
 from cellfm.train.prefetch import Prefetch, Prepared
 from cellfm.train.progress import Pace, RunProgress
@@ -62,7 +62,7 @@ def pretrain(  # noqa: PLR0913 - what a run is made of
     progress: Callable[[RunProgress], None] | None = None,
     stop_after: int | None = None,
 ) -> RunResult:
-    """Train a network by masked-expression recovery; go on from the newest checkpoint of the folder, bit for bit.
+    """Train a network by the objective of the config; go on from the newest checkpoint of the folder, bit for bit.
 
     The first process writes ``config.json`` (resolved; itself a recipe), ``run.json`` (vocabulary hash, versions, scores of
     the untrained network), ``metrics.jsonl`` and ``checkpoints/step-…/`` into the run folder; the others write their shares of
@@ -212,8 +212,8 @@ class _Run:
             ),
             world=world,
         )
-        objective: Objective = partial(masked_expression_loss, detection=config.objective.detection)
-        trainee = Trainee.of(network.train(), objective, run=config.run, world=world)
+        loss = make_objective(config.objective).loss
+        trainee = Trainee.of(network.train(), loss, run=config.run, world=world)
         if gene_start is not None:
             trainee.start_genes(gene_start)
         optimizer = build_optimizer(trainee.network, config.optim)

@@ -22,9 +22,7 @@ from cellfm.nn import CellFM, Loss
 from cellfm.nn.encoder import ERetNetLayer
 from cellfm.nn.initialise import fill
 from cellfm.nn.loss import Prediction, predict_scored
-
-Objective = Callable[[CellFM, CellBatch], Loss]
-"""What is minimised: a function of network and batch whose `total` is a mean over the scored genes."""
+from cellfm.nn.objectives import LossFunction
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,7 +127,7 @@ def check_lanes(lanes: int, world: World) -> None:
         msg = (
             f"{world.size} processes share a step of data.lanes={lanes} micro-batches: {world.size - lanes} of them would have "
             f"nothing to do. Give data.lanes={world.size} or a multiple of it (and divide data.token_budget to keep a step's size), "
-            "or start fewer processes. A begun run keeps its lanes."
+            "or start fewer processes. A begun run keeps its lanes. Keep them on resuming, too."
         )
         raise ConfigError(msg)
 
@@ -145,7 +143,7 @@ class Replica(nn.Module):
         What is minimised.
     """
 
-    def __init__(self, network: CellFM, objective: Objective) -> None:
+    def __init__(self, network: CellFM, objective: LossFunction) -> None:
         super().__init__()
         self.network = network
         self._objective = objective
@@ -171,7 +169,7 @@ class Trainee:
 
     @classmethod
     def of(
-        cls, network: CellFM, objective: Objective, *, run: RunConfig, world: World
+        cls, network: CellFM, objective: LossFunction, *, run: RunConfig, world: World
     ) -> "Trainee":
         """Spread a network over the processes.
 

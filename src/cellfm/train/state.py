@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from cellfm.errors import ResumeError
+from cellfm.config.load import from_dict, to_dict
+from cellfm.config.pretrain import PretrainConfig
+from cellfm.errors import ConfigError, ResumeError
 from cellfm.train.parallel import World
 
 FORMAT = 2
@@ -165,7 +167,7 @@ def check_same_job(
     ResumeError
         Naming every setting that differs.
     """
-    wanted, there = dict(_flat(config)), dict(_flat(found))
+    wanted, there = dict(_flat(config)), dict(_flat(_complete(found)))
     differing = [
         f"{key} ({there.get(key, 'absent')} there, {wanted.get(key, 'absent')} now)"
         for key in sorted(wanted.keys() | there.keys())
@@ -181,6 +183,14 @@ def check_same_job(
             "Resume with the settings it began with, or choose a new folder."
         )
         raise ResumeError(msg)
+
+
+def _complete(found: Mapping[str, object]) -> Mapping[str, object]:
+    """Give settings that an earlier version did not know their defaults, which stand for what it did."""
+    try:
+        return to_dict(from_dict(PretrainConfig, found))
+    except ConfigError:
+        return found  # settings that this version does not know: they differ, and are named
 
 
 def _flat(content: Mapping[str, object], path: str = "") -> Iterator[tuple[str, object]]:

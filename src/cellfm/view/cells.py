@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from cellfm.corpus.missing import refuse_no_file
 from cellfm.errors import DataError
 from cellfm.view.matrix import Counts, Expression, stored_matrix
 from cellfm.view.names import GeneNames
@@ -125,9 +126,7 @@ class Cells:
 def _opened(path: Path) -> "h5py.File":
     import h5py
 
-    if not path.is_file():
-        msg = f"There is no file {path}; expected an h5ad file. Check the path."
-        raise DataError(msg)
+    refuse_no_file(path)
     try:
         return h5py.File(path, "r")
     except OSError as error:
@@ -139,7 +138,7 @@ def _table(file: "h5py.File", key: str, path: Path) -> "pd.DataFrame":
     from anndata.io import read_elem
 
     if key not in file:
-        msg = f"{path.name} has no {key}; it holds {', '.join(file) or 'nothing'}. Expected an h5ad file as anndata writes it."
+        msg = f"{path.name} has no {key}; it holds {', '.join(file) or 'nothing'}. Expected an h5ad file as anndata writes it. Write the file again with adata.write_h5ad."
         raise DataError(msg)
     try:
         return read_elem(file[key])

@@ -61,7 +61,7 @@ class GeneNames:
         if key not in self.number:
             near = self.near(name)
             hint = f"Near names: {', '.join(near)}." if near else "No name is near it."
-            msg = f"There is no gene {name.strip()!r} among the {len(self.shown):,} of the file. {hint}"
+            msg = f"There is no gene {name.strip()!r} among the {len(self.shown):,} of the file. {hint}. Choose a gene of the file."
             raise DataError(msg)
         return self.number[key]
 

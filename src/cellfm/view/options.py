@@ -33,10 +33,10 @@ class ViewOptions:
 
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
-            msg = f"port is {self.port}; expected a number from 1 to 65535, or 0 for a free one."
+            msg = f"port is {self.port}; expected a number from 1 to 65535, or 0 for a free one. Give a number in that range."
             raise ConfigError(msg)
         if not self.max_upload > 0:
-            msg = f"max_upload is {self.max_upload}; expected GiB above 0, such as 8."
+            msg = f"max_upload is {self.max_upload}; expected GiB above 0, such as 8. Give such a number (--max-upload)."
             raise ConfigError(msg)
 
     @property

@@ -147,7 +147,7 @@ def marker_table(
     detected = [part.getnnz(axis=0) / part.shape[0] for part in parts]
     tested = np.flatnonzero(np.maximum(*detected) >= LEAST_DETECTED)
     if not len(tested):
-        msg = "No gene is found in enough cells to be tested. Is the matrix empty?"
+        msg = "No gene is found in enough cells to be tested. Is the matrix empty? Select more cells, or choose a matrix with values."
         raise DataError(msg)
     advance("testing genes", 0, 0)
     import pandas as pd

@@ -328,7 +328,7 @@ def check_upload(path: Path, name: str) -> None:
         head = file.read(len(HDF5))
     if head != HDF5:
         size = path.stat().st_size
-        msg = f"{name} ({size:,} bytes) is no h5ad file: it does not begin as HDF5 does. Expected raw counts written by adata.write_h5ad(…); a compressed file must be unpacked first."
+        msg = f"{name} ({size:,} bytes) is no h5ad file: it does not begin as HDF5 does. Expected raw counts written by adata.write_h5ad(…); a compressed file must be unpacked first. Give the h5ad file itself."
         raise DataError(msg)
 
 

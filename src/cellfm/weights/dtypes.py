@@ -34,7 +34,7 @@ def name_of(dtype: np.dtype) -> str:
     for name, stored in NUMPY_OF.items():
         if stored == little and name != "BFloat16":
             return name
-    msg = f"A tensor of type {dtype} cannot be written; MindSpore files hold {', '.join(NUMPY_OF)}."
+    msg = f"A tensor of type {dtype} cannot be written; MindSpore files hold {', '.join(NUMPY_OF)}. Convert it to one of these."
     raise WeightsError(msg)
 
 
@@ -50,12 +50,12 @@ def to_float32(name: str, array: NDArray[np.generic]) -> NDArray[np.float32]:
     if array.dtype.kind != "f":
         msg = (
             f"The tensor {name} holds {array.dtype}; weights are floating-point numbers "
-            f"({', '.join(FLOATING)}). The file belongs to another model or is quantised."
+            f"({', '.join(FLOATING)}). The file belongs to another model or is quantised. Give the checkpoint of this model as it was trained."
         )
         raise WeightsError(msg)
     with np.errstate(over="ignore"):
         single = array.astype("<f4", copy=False)
     if array.dtype.itemsize > 4 and not np.array_equal(np.isinf(single), np.isinf(array)):
-        msg = f"The float64 tensor {name} holds numbers beyond the range of float32 (3.4e38); it cannot be converted."
+        msg = f"The float64 tensor {name} holds numbers beyond the range of float32 (3.4e38); it cannot be converted. Store it as float32 before the conversion."
         raise WeightsError(msg)
     return single

@@ -277,7 +277,7 @@ def _check_hash(path: Path, found: str, located: Located) -> None:
     way_out = (
         f"The copy in the cache is damaged: 'cellfm weights get {name} --overwrite' downloads it again."
         if name
-        else "These are other weights than were asked for, or the file is damaged."
+        else "These are other weights than were asked for, or the file is damaged. Check the name, or get the weights again."
     )
     msg = f"{path} has the SHA-256 {found}, expected {located.sha256}. {way_out}"
     raise WeightsError(msg)

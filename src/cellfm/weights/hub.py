@@ -168,7 +168,7 @@ def _fetch_files(
 def _get(name: HubName, remote: RemoteFile, path: Path, meter: "_Meter") -> None:
     most = MOST_BYTES.get(remote.name, MOST_TENSORS)
     if remote.n_bytes is not None and remote.n_bytes > most:
-        msg = f"{remote.name} of {name} is {remote.n_bytes:,} bytes long; expected at most {most:,}. These are no weights of this package: nothing is downloaded."
+        msg = f"{remote.name} of {name} is {remote.n_bytes:,} bytes long; expected at most {most:,}. These are no weights of this package: nothing is downloaded. Check the name."
         raise WeightsError(msg)
     if path.is_file() and path.stat().st_size == remote.n_bytes:
         meter(

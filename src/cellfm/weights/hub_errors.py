@@ -53,27 +53,17 @@ def _answer(error: Exception, name: HubName, file: str) -> str:
     endpoint = settings.hub_endpoint()
     page = f"{endpoint}/{name.repo_id}"
     log_in = _log_in(endpoint)
-    known = (  # the first is a kind of the second
-        (
-            errors.GatedRepoError,
-            f"{name} is gated: its owners ask who takes it. Accept their terms on {page}, then {log_in}.",
-        ),
-        (
-            errors.RepositoryNotFoundError,
-            f"{endpoint} has no repository {name.repo_id}, or it is private. Check the name on {page}; for a private one, {log_in}.",
-        ),
-        (
-            errors.RevisionNotFoundError,
-            f"{name.repo_id} has no revision {name.revision!r}. The commits and tags are listed on {page}/commits/main.",
-        ),
-        (
-            errors.EntryNotFoundError,
-            f"{name} holds no weights of this package: it has no file {file}. Expected what 'cellfm weights upload' writes.",
-        ),
-    )
-    for kind, text in known:
-        if isinstance(error, kind):
-            return text
+    if isinstance(error, errors.GatedRepoError):  # a kind of the next
+        return f"{name} is gated: its owners ask who takes it. Accept their terms on {page}, then {log_in}."
+    if isinstance(error, errors.RepositoryNotFoundError):
+        return f"{endpoint} has no repository {name.repo_id}, or it is private. Check the name on {page}; for a private one, {log_in}."
+    if isinstance(error, errors.RevisionNotFoundError):
+        return f"{name.repo_id} has no revision {name.revision!r}. Choose one of the commits and tags on {page}/commits/main."
+    if isinstance(error, errors.EntryNotFoundError):
+        return (
+            f"{name} holds no weights of this package: it has no file {file}. Expected what 'cellfm weights upload' writes; check the name and "
+            "the revision."
+        )
     return _status(error, f"{file} of {name}" if file else str(name))
 
 

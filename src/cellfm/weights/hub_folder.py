@@ -48,7 +48,7 @@ def check_folder(folder: Path) -> dict[str, str]:
     description = read_description(folder)
     missing = [name for name in REQUIRED if not (folder / name).is_file()]
     if missing:
-        msg = f"{folder} is no weights folder: it lacks {' and '.join(missing)}. Expected {CONFIG}, {WEIGHTS} and {GENES}."
+        msg = f"{folder} is no weights folder: it lacks {' and '.join(missing)}. Expected {CONFIG}, {WEIGHTS} and {GENES}. Check the path."
         raise WeightsError(msg)
     read_vocabulary(folder, description)
     check_stored(folder / WEIGHTS, description)

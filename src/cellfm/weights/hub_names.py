@@ -99,5 +99,5 @@ def _refused(name: str | Path) -> WeightsError:
     written = " A name on the hub is a text, not a Path." if isinstance(name, Path) else ""
     return WeightsError(
         f"{str(name)!r} is no name of weights on the hub: expected hf://ORG/REPO, hf://ORG/REPO@REVISION (a commit, tag or branch without slashes) or "
-        f"either followed by #sha256=…; ORG, REPO and REVISION are letters, digits, '-', '_' and single '.'.{written} Nothing was requested."
+        f"either followed by #sha256=…; ORG, REPO and REVISION are letters, digits, '-', '_' and single '.'.{written} Nothing was requested. Correct the name."
     )

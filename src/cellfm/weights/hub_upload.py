@@ -140,7 +140,7 @@ def _check_request(name: HubName, licence: str | None) -> None:
     if licence is not None and not all(
         part.isalnum() for part in licence.replace(".", "-").split("-")
     ):
-        msg = f"The licence is {licence!r}; expected an identifier such as 'cc-by-4.0', 'apache-2.0' or 'bsd-3-clause'."
+        msg = f"The licence is {licence!r}; expected an identifier such as 'cc-by-4.0', 'apache-2.0' or 'bsd-3-clause'. Give one (--licence)."
         raise ConfigError(msg)
     if settings.offline():
         msg = f"{name} cannot be uploaded: the network is off (CELLFM_OFFLINE or HF_HUB_OFFLINE is set). Unset it."
@@ -190,5 +190,5 @@ def _commit(
 def _refuse_public(api: "HfApi", name: HubName, *, private: bool) -> None:
     """Refuse to put what shall be private into a repository that was public before."""
     if private and not api.model_info(name.repo_id).private:
-        msg = f"{name.repo_id} exists and is public, and --private does not change that. Make it private on its page, or give another name. Nothing was uploaded."
+        msg = f"{name.repo_id} exists and is public, and --private does not change that. Nothing was uploaded. Make it private on its page, or give another name."
         raise WeightsError(msg)

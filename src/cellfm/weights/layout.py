@@ -32,7 +32,7 @@ def write_description(
 ) -> None:
     """Write ``config.json`` and ``genes.tsv``; the vocabulary must be the network's."""
     if len(vocabulary) != model.n_genes:
-        msg = f"The vocabulary has {len(vocabulary):,} genes, the network {model.n_genes:,}; they must be the same."
+        msg = f"The vocabulary has {len(vocabulary):,} genes, the network {model.n_genes:,}; they must be the same. Use the gene list that belongs to the network."
         raise VocabularyError(msg)
     content = {
         "format": FORMAT,
@@ -88,7 +88,7 @@ def _json(path: Path) -> dict[str, object]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        msg = f"{path.parent} is no weights folder: it has no {CONFIG}. Expected {CONFIG}, {WEIGHTS} and {GENES}."
+        msg = f"{path.parent} is no weights folder: it has no {CONFIG}. Expected {CONFIG}, {WEIGHTS} and {GENES}. Check the path."
         raise WeightsError(msg) from error
     except (OSError, ValueError, RecursionError) as error:
         raise _broken(path, str(error)) from error

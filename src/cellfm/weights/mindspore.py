@@ -188,7 +188,7 @@ class _Content:
         try:
             entries = index(checkpoint)
         except OSError as error:
-            msg = f"{checkpoint} cannot be read: {error.strerror}. Expected a MindSpore checkpoint (.ckpt)."
+            msg = f"{checkpoint} cannot be read: {error.strerror}. Expected a MindSpore checkpoint (.ckpt). Check the path."
             raise CheckpointError(msg) from error
         content = _Content(weights={}, moments={}, training={}, other={})
         for entry in entries:

@@ -104,7 +104,11 @@ def check_tensors(
     )
     lines = [f"  {len(names)} {kind}: {_listed(names)}" for kind, names in kinds if names]
     if lines:
-        msg = f"The tensors of {source} do not fit the network:\n" + "\n".join(lines)
+        listed = "\n".join(lines)
+        msg = (
+            f"The tensors of {source} do not fit the network:\n{listed}\n"
+            "Check that the checkpoint is whole and of this model; another file of it may hold the weights."
+        )
         raise WeightsError(msg)
 
 
@@ -118,7 +122,7 @@ def _embedding_shape(backbone: Mapping[str, Shape]) -> tuple[int, int]:
     if shape is None or len(shape) != 2 or 0 in shape:
         msg = (
             f"This is no CellFM checkpoint: expected a gene table 'gene_emb' of shape [rows, width], found "
-            f"{'none' if shape is None else list(shape)} among {len(backbone)} tensors ({_listed(list(backbone), most=5)})."
+            f"{'none' if shape is None else list(shape)} among {len(backbone)} tensors ({_listed(list(backbone), most=5)}). Check the path."
         )
         raise WeightsError(msg)
     return shape[0], shape[1]
@@ -130,7 +134,7 @@ def _fit_vocabulary(n_rows: int, n_genes: int) -> None:
         msg = (
             f"The gene list has {n_genes:,} genes, which need {expected:,} rows (padding row, then rounded up to a multiple "
             f"of 8), but the gene table of the checkpoint has {n_rows:,} rows. Of the two lists published with the official "
-            "weights, the one of 24,078 genes belongs to 24,080 rows (800M) and the one of 27,855 genes to 27,856 rows (80M)."
+            "weights, the one of 24,078 genes belongs to 24,080 rows (800M) and the one of 27,855 genes to 27,856 rows (80M). Give the gene list that belongs to the checkpoint (--genes)."
         )
         raise VocabularyError(msg)
 
@@ -141,7 +145,7 @@ def _n_layers(backbone: Mapping[str, Shape]) -> int:
     ]
     found = [int(number) for number in numbers if number.isdecimal() and len(number) < 5]
     if not found:
-        msg = "This is no CellFM checkpoint: it has a gene table but no layer ('encoder.0.…')."
+        msg = "This is no CellFM checkpoint: it has a gene table but no layer ('encoder.0.…'). Check the path."
         raise WeightsError(msg)
     return max(found) + 1
 

@@ -184,7 +184,7 @@ def refuse_to_publish(folder: Path, description: Description) -> None:
     if KEY in told or (imported and (description.model.n_genes, description.model.dim) in shapes):
         msg = (
             f"{folder} comes from an official CellFM checkpoint ({told.get('source', 'unknown file')}, imported), which is under {OFFICIAL_LICENCE}: nothing made "
-            "from it may be passed on, converted or tuned copies included. Nothing was uploaded. Others get it from the authors: "
-            "'cellfm weights official 80m' says where. Weights that you trained from scratch with this package can be uploaded."
+            "from it may be passed on, converted or tuned copies included. Nothing was uploaded. Weights that you trained from scratch with this package can be. Others get "
+            "it from the authors: 'cellfm weights official 80m' says where."
         )
         raise WeightsError(msg)

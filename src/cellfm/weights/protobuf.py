@@ -101,9 +101,7 @@ def read_text(path: Path, entry: Entry) -> str:
     try:
         return b"".join(payload(path, entry)).decode("utf-32-le")
     except UnicodeDecodeError as error:
-        msg = (
-            f"{path.name} is damaged: the text {entry.name!r} is not valid UTF-32 ({error.reason})."
-        )
+        msg = f"{path.name} is damaged: the text {entry.name!r} is not valid UTF-32 ({error.reason}). Get the file again."
         raise CheckpointError(msg) from error
 
 
@@ -116,7 +114,7 @@ def payload(path: Path, entry: Entry) -> Iterator[bytes]:
             while left:
                 piece = stream.read(min(left, PIECE))
                 if not piece:
-                    msg = f"{path.name} ends inside the tensor {entry.name!r}; it was changed while being read."
+                    msg = f"{path.name} ends inside the tensor {entry.name!r}; it was changed while being read. Wait until it is written, or get it again."
                     raise CheckpointError(msg)
                 left -= len(piece)
                 yield piece

@@ -82,7 +82,7 @@ def _values(
         array = tensor
         tensor = Raw(dtype=name_of(array.dtype), shape=array.shape, pieces=array_pieces(array))
     if not tensor.n_bytes:
-        msg = f"The tensor {name} of shape {list(tensor.shape)} is empty; MindSpore files cannot hold it."
+        msg = f"The tensor {name} of shape {list(tensor.shape)} is empty; MindSpore files cannot hold it. Remove it before the export."
         raise WeightsError(msg)
     pieces = (memoryview(piece) for piece in tensor.pieces)
     rest = memoryview(b"")
@@ -100,7 +100,7 @@ def _values(
 
 
 def _miscounted(name: str, tensor: Raw) -> WeightsError:
-    msg = f"The bytes of {name} do not add up to its shape {list(tensor.shape)} of {tensor.dtype} ({tensor.n_bytes})."
+    msg = f"The bytes of {name} do not add up to its shape {list(tensor.shape)} of {tensor.dtype} ({tensor.n_bytes}). Get the weights again."
     return WeightsError(msg)
 
 

@@ -80,7 +80,7 @@ def open_tensors(path: Path, *, framework: str, device: str = "cpu") -> Iterator
             other = [(name, dtype) for name, dtype in types.items() if dtype != "F32"]
             if other:
                 name, dtype = other[0]
-                msg = f"{path} stores {len(other)} tensors in another type than float32 (F32), first {name} as {dtype}."
+                msg = f"{path} stores {len(other)} tensors in another type than float32 (F32), first {name} as {dtype}. Convert them to float32."
                 raise WeightsError(msg)
             yield file
     except (SafetensorError, OSError) as error:
@@ -129,5 +129,5 @@ def _stream(
             left -= len(piece)
             yield piece
         if left:
-            msg = f"The bytes of {tensor.name} do not add up to its shape {list(tensor.shape)}: {left} are missing."
+            msg = f"The bytes of {tensor.name} do not add up to its shape {list(tensor.shape)}: {left} are missing. Get the file again."
             raise WeightsError(msg)

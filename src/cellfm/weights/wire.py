@@ -48,7 +48,7 @@ class Source:
         self.go(0)
         head = self.stream.read(min(8, self.size))
         if not head:
-            msg = f"{self.name} is empty; expected a MindSpore checkpoint (.ckpt)."
+            msg = f"{self.name} is empty; expected a MindSpore checkpoint (.ckpt). Get the file again."
             raise CheckpointError(msg)
         cipher = _ENCRYPTED.get(int.from_bytes(head[:4], "little"))
         if cipher is not None:

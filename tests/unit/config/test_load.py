@@ -214,3 +214,15 @@ def test_import_is_light():
         "cellfm.config.preset('debug'); assert 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_empty_mapping_takes_away_what_the_recipe_names(tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    model = "{n_genes: 10, dim: 8, n_layers: 1, n_heads: 2}"
+    recipe.write_text(
+        f"model: {model}\nschedule: {{n_steps: 1}}\nobjective: {{settings: {{delta: 1.0}}}}\n"
+    )
+    assert load(PretrainConfig, recipe).objective.settings == {"delta": 1.0}
+    changed = load(PretrainConfig, recipe, ["objective.settings.gamma=2"])
+    assert changed.objective.settings == {"delta": 1.0, "gamma": 2.0}
+    assert load(PretrainConfig, recipe, ["objective.settings={}"]).objective.settings == {}

@@ -13,6 +13,7 @@ from cellfm.nn.heads import initialise_head
 from cellfm.nn.kernels.cluster_scores import ClusterScores, rank_shares
 from cellfm.nn.kernels.marked_scores import marked_vectors
 from cellfm.nn.kernels.pair_scores import head_vectors
+from cellfm.nn.retention import feature_map
 from tests.cells import batch, network
 
 CELLS = batch([5, 0, 30, 12])
@@ -49,8 +50,8 @@ def test_scores_are_those_of_a_plain_loop():
     head = head_of(net)
     module = CellClassifier(net, [head]).eval()
     cross = head.layers[-1].cross_retention
-    query = seen(cross.query, lambda: module.logits(CELLS)).relu().numpy()
-    key = seen(cross.key, lambda: module.logits(CELLS)).relu().numpy()
+    query = feature_map(seen(cross.query, lambda: module.logits(CELLS))).numpy()
+    key = feature_map(seen(cross.key, lambda: module.logits(CELLS))).numpy()
     d, n_prefix = net.config.dim // net.config.n_heads, net.config.n_prefix
     (found,) = ClusterScores(net, [head])(CELLS)
     start = 0
@@ -102,7 +103,7 @@ def test_a_marked_gene_is_hidden_where_the_network_hides_it(n_layers):
     for each, i in zip(found, heard, strict=True):
         part = net.encoder_layers[i].retention
         for name in ("query", "key"):
-            whole = seen(getattr(part, name), lambda: net.encode(hidden)).relu()[rows]
+            whole = feature_map(seen(getattr(part, name), lambda: net.encode(hidden)))[rows]
             ours = getattr(each, name).detach().flatten(1)
             torch.testing.assert_close(ours, whole, **SAME)
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from cellfm.nn.kernels import pair_scores
 from cellfm.nn.kernels.pair_scores import HeadVectors, head_vectors, pair_ranks
+from cellfm.nn.retention import feature_map
 from tests.cells import batch, network
 
 EXACT = 1e-12  # float64: sums of the same numbers
@@ -108,7 +109,7 @@ def test_vectors_are_those_the_network_computes_with(changes):
         outputs: list[Tensor] = []
         seen.append(outputs)
         for projection in (layer.retention.query, layer.retention.key):
-            projection.register_forward_hook(lambda *a, to=outputs: to.append(a[2].relu()))
+            projection.register_forward_hook(lambda *a, to=outputs: to.append(feature_map(a[2])))
     with torch.inference_mode():
         net.encode(cells)
         expected = [list(outputs) for outputs in seen]

@@ -141,3 +141,37 @@ def test_plots_leave_pyplot_alone() -> None:
         "assert 'matplotlib.pyplot' not in sys.modules and 'torch' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def bins(**changes: list[float]) -> pd.DataFrame:
+    columns = {"n_cells": [10, 30], "probability": [0.9, 0.4], "accuracy": [0.8, 0.5]}
+    return pd.DataFrame(columns | changes)
+
+
+def test_calibration_draws_accuracy_against_probability(tmp_path) -> None:
+    axes = pl.calibration(bins())
+    perfect, line = axes.get_lines()
+    assert perfect.get_xdata()[1] == perfect.get_ydata()[1] == 1
+    np.testing.assert_array_equal(line.get_xydata(), [[0.4, 0.5], [0.9, 0.8]])
+    dots = axes.collections[0]
+    np.testing.assert_array_equal(dots.get_offsets(), [[0.4, 0.5], [0.9, 0.8]])
+    small, large = sorted(dots.get_sizes())
+    assert (large - 12) == pytest.approx(3 * (small - 12))
+    assert "40 cells" in axes.get_title()
+    axes.figure.savefig(tmp_path / "a.png", dpi=50)
+    other = pl.learning_curve(HELD_OUT)
+    assert pl.calibration(bins(), ax=other) is other
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (bins().iloc[:0], "has no rows"),
+        (bins().drop(columns="accuracy"), "lacks accuracy"),
+        (bins(accuracy=[80.0, 50.0]), "not between 0 and 1"),
+        (bins(probability=[float("nan"), 0.1]), "not between 0 and 1"),
+    ],
+)
+def test_calibration_refuses_what_is_no_table_of_it(table: pd.DataFrame, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        pl.calibration(table)

@@ -330,8 +330,8 @@ def test_files_that_are_in_the_way(adata, model, file, tmp_path):
     with pytest.raises(OutputExistsError, match="exists already"):
         cellfm.tl.embed_file(file, tmp_path / "out.h5ad", model)
     assert (tmp_path / "out.h5ad").read_text() == "mine"
-    with pytest.raises(DataError, match="no folder"):
-        cellfm.tl.embed_file(file, tmp_path / "nowhere" / "out.h5ad", model)
+    cellfm.tl.embed_file(file, tmp_path / "made" / "for_it" / "out.h5ad", model)
+    assert (tmp_path / "made" / "for_it" / "out.h5ad").is_file()
     with pytest.raises(DataError, match="no file"):
         cellfm.tl.embed_file(tmp_path / "absent.h5ad", tmp_path / "other.h5ad", model)
     cellfm.tl.embed(adata, model)

@@ -281,8 +281,8 @@ def test_a_file_is_mapped_like_an_anndata(
         tl.map_file(tmp_path / "query.h5ad", index, tmp_path / "out.h5ad", model=model)
     with pytest.raises(OutputExistsError, match="same file"):
         tl.map_file(tmp_path / "query.h5ad", index, tmp_path / "query.h5ad", model=model)
-    with pytest.raises(DataError, match="no folder"):
-        tl.map_file(tmp_path / "query.h5ad", index, tmp_path / "no" / "out.h5ad", model=model)
+    tl.map_file(tmp_path / "query.h5ad", index, tmp_path / "made" / "out.h5ad", model=model)
+    assert (tmp_path / "made" / "out.h5ad").is_file()
     again = tl.map_file(
         tmp_path / "out.h5ad", index, tmp_path / "third.h5ad", model=model, overwrite=True
     )

@@ -14,6 +14,7 @@ from cellfm.errors import ConfigError, DataError, WeightsError
 from cellfm.genes import Vocabulary
 from cellfm.nn import CellFM
 from cellfm.nn.attribution import gene_presence
+from cellfm.nn.retention import feature_map
 from cellfm.tl._network.cells import PairGenes, PairSums, draw
 from cellfm.tl._network.embedding import embedding_scores
 from cellfm.tl._network.gradient import gradient_effects, gradient_scores, state_jacobian
@@ -71,7 +72,7 @@ def naive_retention(net: CellFM, cells: list[CellBatch], ranked: str) -> tuple[n
 
     def read(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> None:
         q, k = (
-            projection(arguments[0])[net.config.n_prefix :].relu().unflatten(1, (module.n_heads, -1))
+            feature_map(projection(arguments[0])[net.config.n_prefix :]).unflatten(1, (module.n_heads, -1))
             for projection in (module.query, module.key)
         )  # fmt: skip
         if ranked == "targets":

@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from tests.unit.train.conftest import TwoKinds
 
 from cellfm.config import PretrainConfig, load, to_dict
 from cellfm.errors import ConfigError, ResumeError
-from cellfm.nn import masked_expression_loss
+from cellfm.nn import masked_expression_loss, objectives
+from cellfm.nn.loss import Loss, mean_square, predict_scored
 from cellfm.train import NonFiniteLossError, Trainee, World, list_checkpoints
 from cellfm.train.evaluate import evaluate
 
@@ -333,3 +335,46 @@ def test_outside_the_main_thread(job):
     thread.start()
     thread.join()
     assert results[0].step == 1
+
+
+def test_an_objective_of_another_package_is_minimised(job, monkeypatch):
+    """The gene-wise half alone, offered under a name: the cell-wise decoder is left as it was."""
+
+    def gene_wise(config):
+        share = objectives.settings(config, {"share": 1.0})["share"]
+
+        def loss(network, batch):
+            error = predict_scored(network, batch).gene.float() - batch.target[batch.scored]
+            gene = mean_square(error)
+            return Loss(share * gene, gene, torch.zeros_like(gene))
+
+        return objectives.Objective(loss=loss)
+
+    point = SimpleNamespace(name="gene_wise", value="theirs:gene_wise", load=lambda: gene_wise)
+    monkeypatch.setattr(objectives, "entry_points", lambda group: [point])
+    job = job.changed("objective", name="gene_wise", settings={"share": 0.5}).changed(
+        "optim", weight_decay=0.0
+    )
+    before = job.network().state_dict()
+    result = job.train("run", stop_after=9)
+    lines = [line for line in job.lines("run") if line["kind"] == "train"]
+    assert lines[-1]["loss"] == pytest.approx(lines[-1]["gene_loss"] / 2)
+    assert {line["cell_loss"] for line in lines} == {0.0}
+    assert lines[-1]["gene_loss"] < lines[0]["gene_loss"]
+    after = result.network.state_dict()
+    decoders = [name for name in before if name.startswith("cell_decoder")]
+    assert decoders
+    assert all(torch.equal(before[name], after[name]) for name in decoders)
+    with pytest.raises(ResumeError, match=r"objective.settings.share \(0.5 there, 0.7 now\)"):
+        job.changed("objective", settings={"share": 0.7}).train("run")
+
+
+def test_a_run_from_before_objectives_had_names_goes_on(job):
+    job.train("run", stop_after=6)
+    folder = job.folder("run")
+    for path in (folder.path / "config.json", job.newest("run") / "state.json"):
+        content = json.loads(path.read_text())
+        config = content.get("config", content)
+        del config["objective"]["name"], config["objective"]["settings"]
+        path.write_text(json.dumps(content))
+    assert job.train("run") == replace(job.train("straight"), folder=folder.path)

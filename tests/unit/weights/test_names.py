@@ -132,6 +132,7 @@ def test_every_difference_is_listed() -> None:
         "  5 missing: w15 [15, 2], w16 [16, 2], w17 [17, 2], w18 [18, 2], w19 [19, 2]",
         "  1 not part of this model: other [3]",
         "  1 of the wrong shape: w0 [9] instead of [0, 2]",
+        "Check that the checkpoint is whole and of this model; another file of it may hold the weights.",
     ]
     with pytest.raises(WeightsError, match=r"w11 .*, and 8 more"):
         check_tensors({}, expected, source="x.ckpt")

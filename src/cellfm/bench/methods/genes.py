@@ -115,7 +115,7 @@ def filled(vectors: "NDArray[np.floating]", n_genes: int) -> "tuple[Vectors, int
         raise DataError(msg)
     known = np.isfinite(table).all(axis=1)
     if not known.any():
-        msg = f"The method knows none of the {n_genes} genes."
+        msg = f"The method knows none of the {n_genes} genes. Give a method whose genes are named as in the task."
         raise DataError(msg)
     table[~known] = table[known].mean(axis=0)
     return table, int((~known).sum())

@@ -34,7 +34,7 @@ def scanvi(case: Case, context: Context) -> Answer:
     import torch
 
     if case.dataset.scale != "counts":
-        msg = f"scANVI needs counts; the values of {case.dataset.name} are on the scale {case.dataset.scale!r}."
+        msg = f"scANVI needs counts; the values of {case.dataset.name} are on the scale {case.dataset.scale!r}. Choose a dataset of counts, or leave the method out."
         raise DataError(msg)
     adata = _training_table(case, context)
     batch = "group" if case.group is not None else None

@@ -250,7 +250,7 @@ def _check(
         raise DataError(msg)
     lengths: Sequence[int] = [len(unintegrated), len(batch), *map(len, embeddings.values())]
     if any(length != n_cells for length in lengths):
-        msg = f"Labels of {n_cells} cells were given with arrays of {sorted(set(lengths))} rows; expected as many."
+        msg = f"Labels of {n_cells} cells were given with arrays of {sorted(set(lengths))} rows; expected as many. Give one label for each row."
         raise DataError(msg)
     for name, values in {**embeddings, "the unintegrated one": unintegrated}.items():
         if not np.isfinite(values).all():

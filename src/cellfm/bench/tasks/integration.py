@@ -46,7 +46,7 @@ class IntegrationCase(Case):
     def batch(self) -> "NDArray[np.str_]":
         """Batch of each cell."""
         if self.group is None:  # never: `cases` sets it
-            msg = "An integration case has no batches."
+            msg = "An integration case has no batches. Choose a dataset with a batch column."
             raise DataError(msg)
         return self.group
 
@@ -135,7 +135,7 @@ class Integration:
         if (
             not isinstance(case, IntegrationCase) or case.labels is None
         ):  # never: `cases` makes them
-            msg = f"The integration task was given a case of the protocol {case.split!r}."
+            msg = f"The integration task was given a case of the protocol {case.split!r}. Choose a split that the task has."
             raise DataError(msg)
         require("scib_metrics", extra="bench")
         arrays = answers[0].arrays

@@ -84,12 +84,12 @@ def _orientation(table: _Table, find_genes: GeneFinder, path: Path) -> tuple[boo
         except GeneMatchError as error:
             problems[side] = str(error)
     if not known:
-        msg = f"Neither columns nor rows of {path} are named by human genes. Columns: {problems['columns']} Rows: {problems['rows']}"
+        msg = f"Neither columns nor rows of {path} are named by human genes. Columns: {problems['columns']} Rows: {problems['rows']}. Name the genes by symbol or Ensembl id, on one side."
         raise SourceError(msg)
     if len(known) > 1:
         msg = (
             f"Both columns and rows of {path} are named by human genes ({known['columns']:,} and {known['rows']:,} are known); "
-            "expected cells on one side. It is no table of cells, or the cells must be renamed."
+            "expected cells on one side. It is no table of cells, or the cells must be renamed. Check the file."
         )
         raise SourceError(msg)
     side, n_known = next(iter(known.items()))
@@ -149,7 +149,7 @@ def _header(path: Path) -> tuple[list[str], str, int]:
     with reading(path, "the header"), open_text(path) as file:
         lines = [line.rstrip("\r\n") for line in islice(file, 2)]
         if len(lines) < 2 or not all(lines):
-            msg = f"{path} is empty; expected a line of names and a line of counts for each cell or gene."
+            msg = f"{path} is empty; expected a line of names and a line of counts for each cell or gene. Check the path, or get the file again."
             raise SourceError(msg)
         separator = max(
             _SEPARATORS, key=lambda mark: (lines[1].count(mark) > 0, -_SEPARATORS.index(mark))
@@ -158,7 +158,7 @@ def _header(path: Path) -> tuple[list[str], str, int]:
     if len(first) < 2 or len(names) not in (len(first), len(first) - 1):
         msg = (
             f"The first line of {path} has {len(names):,} fields and the second {len(first):,}, separated by {separator!r}; expected names "
-            "above, a name at the left of each row, and numbers separated by tabs, commas, semicolons or spaces."
+            "above, a name at the left of each row, and numbers separated by tabs, commas, semicolons or spaces. Convert the table to that form."
         )
         raise SourceError(msg)
     return names[len(names) - len(first) + 1 :], separator, len(first)

@@ -91,7 +91,7 @@ def _group(file: "h5py.File", path: Path) -> "tuple[h5py.Group, tuple[str, ...]]
     ]
     if not groups:
         found = ", ".join(file) or "nothing"
-        msg = f"{path} has no feature-barcode matrix; found {found}, expected the group matrix or one per genome. Is it a Cell Ranger file?"
+        msg = f"{path} has no feature-barcode matrix; found {found}, expected the group matrix or one per genome. Is it a Cell Ranger file? Give the feature-barcode matrix that Cell Ranger wrote."
         raise SourceError(msg)
     if len(groups) == 1:
         return file[groups[0]], ()
@@ -127,7 +127,7 @@ def _node(group: "h5py.Group", name: str) -> "h5py.Dataset":
 
     node = group.get(name)
     if not isinstance(node, h5py.Dataset):
-        msg = f"{group.file.filename} has no {group.name}/{name}; expected a Cell Ranger file. It is damaged or of another format."
+        msg = f"{group.file.filename} has no {group.name}/{name}; expected a Cell Ranger file. It is damaged or of another format. Get it again, or name its format."
         raise SourceError(msg)
     return node
 

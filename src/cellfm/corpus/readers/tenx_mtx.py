@@ -86,7 +86,7 @@ def _parts(path: Path) -> _Parts:
         matrices = matrix_files(path) if path.is_dir() else [path]
     if len(matrices) != 1:
         names = ", ".join(matrix.name for matrix in matrices) or "none"
-        msg = f"{path} has {len(matrices)} matrix files ({names}); expected one {SUFFIX} or {SUFFIX}.gz. Of several, give each file by its path."
+        msg = f"{path} has {len(matrices)} matrix files ({names}); expected one {SUFFIX} or {SUFFIX}.gz. If there are several, give each by its path."
         raise SourceError(msg)
     matrix = matrices[0]
     prefix = matrix.name[: plain_name(matrix).rindex(SUFFIX)]
@@ -151,5 +151,5 @@ def _misfit(path: Path, shape: tuple[int, int], named: tuple[int, int]) -> str:
     turned = " It is turned round: write it as features × cells." if shape == named[::-1] else ""
     return (
         f"{path} is {shape[0]:,} × {shape[1]:,}, but {named[0]:,} features and {named[1]:,} barcodes are named; expected features × "
-        f"barcodes.{turned} The three files must be of one run, complete and without a header."
+        f"barcodes.{turned} The three files must be of one run, complete and without a header: get them again if they are not."
     )

@@ -67,7 +67,7 @@ class PerturbationConfig:
         shares = ("efficiency", "interacting", "coupling", "control_fraction", "escape_fraction")
         _fractions(self, *shares)
         if self.epistasis not in get_args(Epistasis):
-            msg = f"epistasis is {self.epistasis!r}; it must be one of {', '.join(map(repr, get_args(Epistasis)))}."
+            msg = f"epistasis is {self.epistasis!r}; it must be one of {', '.join(map(repr, get_args(Epistasis)))}. Choose one of these."
             raise ConfigError(msg)
         if self.efficiency == 1.0:
             msg = "efficiency is 1.0, of which the log-fold change is infinite; give a number below, such as 0.99."
@@ -191,10 +191,10 @@ class SimulationConfig:
         shares = ("marker_fraction", "program_sharing", "mito_fraction", "doublets", "empty")
         _fractions(self, *shares)
         if self.doublets + self.empty > 1.0:
-            msg = f"doublets and empty are {self.doublets + self.empty:g} together; a droplet is at most one of them, so at most 1."
+            msg = f"doublets and empty are {self.doublets + self.empty:g} together; a droplet is at most one of them, so at most 1. Lower one of them."
             raise ConfigError(msg)
         if not 0.0 <= self.ambient <= 0.5:
-            msg = f"ambient is {self.ambient}; it must be a share from 0 to 0.5."
+            msg = f"ambient is {self.ambient}; it must be a share from 0 to 0.5. Give a number in that range."
             raise ConfigError(msg)
 
 
@@ -206,7 +206,7 @@ def _at_least(config: object, least: float, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not least <= value < float("inf"):
-            msg = f"{name} is {value}; it must be a number of at least {least:g}."
+            msg = f"{name} is {value}; it must be a number of at least {least:g}. Give a number in that range."
             raise ConfigError(msg)
 
 
@@ -214,5 +214,5 @@ def _fractions(config: object, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if not 0.0 <= value <= 1.0:
-            msg = f"{name} is {value}; it must be a share from 0 to 1."
+            msg = f"{name} is {value}; it must be a share from 0 to 1. Give a number in that range."
             raise ConfigError(msg)

@@ -91,7 +91,7 @@ class Reference:
         types, code = _types(adata, cell_type_key)
         kept = np.flatnonzero((np.asarray(counts.sum(axis=1)).ravel() > 0) & (code >= 0))
         if len(kept) < 2:
-            msg = f"Only {len(kept)} of {adata.n_obs:,} cells have counts and a type; a reference needs at least two."
+            msg = f"Only {len(kept)} of {adata.n_obs:,} cells have counts and a type; a reference needs at least two. Give more labelled cells."
             raise DataError(msg)
         present, code = np.unique(code[kept], return_inverse=True)
         counts = counts[kept]

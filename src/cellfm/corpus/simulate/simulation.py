@@ -101,7 +101,7 @@ class Simulation:
     ) -> "Simulation":
         """Draw the world, the batches and the perturbations; see :func:`simulate`."""
         if seed < 0:
-            msg = f"seed is {seed}; it must be at least 0."
+            msg = f"seed is {seed}; it must be at least 0. Give a number in that range."
             raise ConfigError(msg)
         world = make_world(config) if reference is None else world_like(config, reference)
         batches = make_batches(config, world, seed=seed)

@@ -12,6 +12,7 @@ from torch.nn import functional
 from cellfm.batch import CellBatch
 from cellfm.nn.encoder import CellFM, ERetNetLayer, Layout, ValueEncoder
 from cellfm.nn.primitives import LEAKY_SLOPE, NORM_EPSILON
+from cellfm.nn.retention import feature_map
 
 Precision = Literal["fp32", "mixed"]
 TABLE_BYTES = 1 << 30
@@ -188,7 +189,7 @@ class InferenceLayer:
         self.norm1, self.norm2 = layer.norm1, layer.norm2
 
     def project(self, x: Float[Tensor, "row dim"]) -> Inputs:
-        """Return queries, keys, values and gates before their activations."""
+        """Return queries, keys, values and gates before feature map and activation."""
         x = x.to(self.dtype)
         q, k, v, u = (functional.linear(x, m) for m in self.inputs)
         return q, k, v, u
@@ -198,8 +199,7 @@ class InferenceLayer:
     ) -> Float[Tensor, "row dim"]:
         """Return the next state of every row."""
         query, key, value, gate = inputs
-        query.relu_()
-        key.relu_()
+        query, key = feature_map(query, inplace=True), feature_map(key, inplace=True)
         mixed = x.new_empty(x.shape)
         for rows in _cells(lengths):
             q, k, v = (self._heads(part[rows]) for part in (query, key, value))
@@ -213,7 +213,7 @@ class InferenceLayer:
         """Return the next state of [CLS] alone; values are projected after the weighted sum."""
         cls = x[cls_rows]
         query, _, value, gate = self.exact
-        q = functional.linear(cls, query).relu_()
+        q = feature_map(functional.linear(cls, query), inplace=True)
         sums = x.new_empty(self.n_heads, len(cls), x.shape[1])
         for i, rows in enumerate(_cells(lengths)):
             sums[:, i] = self._weights(q[i], x[rows]).T @ x[rows]
@@ -228,7 +228,8 @@ class InferenceLayer:
     ) -> Float[Tensor, "row head"]:
         """Return what each head of one query gives to each row; keys it does not ask for are not computed."""
         asked = q.nonzero().squeeze(1)
-        keys = functional.linear(x.to(self.dtype), self.inputs[1][asked]).relu_().float()
+        keys = functional.linear(x.to(self.dtype), self.inputs[1][asked])
+        keys = feature_map(keys, inplace=True).float()
         head = asked.div(x.shape[1] // self.n_heads, rounding_mode="floor")
         by_head = q.new_zeros(len(asked), self.n_heads)
         by_head[torch.arange(len(asked), device=q.device), head] = q[asked]

@@ -9,7 +9,7 @@ from torch import Tensor
 from cellfm.batch import CellBatch
 from cellfm.nn.annotation import AnnotationHead, CrossRetentionLayer
 from cellfm.nn.encoder import CellFM, Layout
-from cellfm.nn.retention import Segments
+from cellfm.nn.retention import Segments, feature_map
 
 
 def rank_shares(scores: Float[Tensor, "*row gene"]) -> Float[Tensor, "*row gene"]:
@@ -106,5 +106,5 @@ def queries_and_keys(
     assert isinstance(last, CrossRetentionLayer)
     x = last.norm1(x + last.self_retention(x, x, among))
     cross = last.cross_retention
-    query = torch.unflatten(cross.query(x).relu(), 0, (len(lengths), -1))
-    return query, cross.key(states[layout.gene_rows]).relu()
+    query = torch.unflatten(feature_map(cross.query(x)), 0, (len(lengths), -1))
+    return query, feature_map(cross.key(states[layout.gene_rows]))

@@ -10,7 +10,7 @@ from torch.nn import functional
 from cellfm.batch import CellBatch
 from cellfm.nn.encoder import CellFM, Layout
 from cellfm.nn.kernels.cell_state import InferenceLayer
-from cellfm.nn.retention import rms_normalise
+from cellfm.nn.retention import feature_map, rms_normalise
 
 EDIT_ROWS = 2048
 """Rows of edited cells that are computed together, unless the caller says otherwise."""
@@ -167,7 +167,7 @@ class _EditedLayer(InferenceLayer):
         flat = x.flatten(0, 1)
         query, key, value, gate = self.project(flat)
         some = (gone >= 0).nonzero().squeeze(1)
-        key.view(x.shape)[some, gone[some]] = 0.0
+        value.view(x.shape)[some, gone[some]] = 0.0  # whatever the feature map makes of its key
         lengths = (x.shape[1],) * len(x)
         return self.advance(flat, (query, key, value, gate), lengths).view(x.shape)
 
@@ -177,10 +177,10 @@ class _EditedLayer(InferenceLayer):
         """Return the next state of [CLS] alone, for all edits in few products; compare `InferenceLayer.cell_states`."""
         cls = x[:, 0]
         query, key, value, gate = self.exact
-        q = functional.linear(cls, query).relu_()
+        q = feature_map(functional.linear(cls, query), inplace=True)
         # Edits change [CLS] little: nearly the same places are asked for in all of them.
-        asked = (q > 0).any(0).nonzero().squeeze(1)
-        keys = functional.linear(x, key[asked]).relu_()
+        asked = (q != 0).any(0).nonzero().squeeze(1)
+        keys = feature_map(functional.linear(x, key[asked]), inplace=True)
         head = asked.div(x.shape[2] // self.n_heads, rounding_mode="floor")
         by_head = q.new_zeros(len(x), len(asked), self.n_heads)
         by_head[:, torch.arange(len(asked), device=q.device), head] = q[:, asked]
@@ -228,9 +228,10 @@ class _FirstLayer(_EditedLayer):
         return torch.cat([rows, row[:, None]], dim=1)
 
     def _activated(self, x: Float[Tensor, "row dim"]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return queries, keys and values (head, row, d) after ReLU where it belongs, and open gates (row, head, d)."""
+        """Return queries, keys and values (head, row, d) after the feature map where it belongs, and open gates (row, head, d)."""
         query, key, value, gate = self.project(x)
-        q, k, v = (self._heads(part) for part in (query.relu_(), key.relu_(), value))
+        query, key = feature_map(query, inplace=True), feature_map(key, inplace=True)
+        q, k, v = (self._heads(part) for part in (query, key, value))
         return q, k, v, torch.unflatten(functional.silu(gate), 1, (self.n_heads, -1))
 
 

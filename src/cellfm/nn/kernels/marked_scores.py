@@ -8,7 +8,7 @@ from einops import rearrange
 from cellfm.batch import CellBatch
 from cellfm.nn.encoder import CellFM, Layout
 from cellfm.nn.kernels.pair_scores import HeadVectors
-from cellfm.nn.retention import Segments
+from cellfm.nn.retention import Segments, feature_map
 
 
 def marked_vectors(network: CellFM, batch: CellBatch, token: int) -> Iterator[HeadVectors]:
@@ -37,7 +37,9 @@ def marked_vectors(network: CellFM, batch: CellBatch, token: int) -> Iterator[He
             genes, retention = x[layout.gene_rows], layer.retention
             query, key = (
                 rearrange(
-                    project(genes).relu(), "token (head d) -> token head d", head=retention.n_heads
+                    feature_map(project(genes)),
+                    "token (head d) -> token head d",
+                    head=retention.n_heads,
                 )
                 for project in (retention.query, retention.key)
             )

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from cellfm.batch import CellBatch
 from cellfm.nn.encoder import CellFM, Layout
-from cellfm.nn.retention import Segments
+from cellfm.nn.retention import Segments, feature_map
 
 Ranked = Literal["sources", "targets"]
 """What the weight of a pair is ranked among: all genes that the target reads, or all genes that read the source."""
@@ -59,7 +59,9 @@ def head_vectors(network: CellFM, batch: CellBatch) -> Iterator[HeadVectors]:
         genes, retention = x[layout.gene_rows], layer.retention
         query, key = (
             rearrange(
-                project(genes).relu(), "token (head d) -> token head d", head=retention.n_heads
+                feature_map(project(genes)),
+                "token (head d) -> token head d",
+                head=retention.n_heads,
             )
             for project in (retention.query, retention.key)
         )

@@ -120,7 +120,7 @@ class Reading:
         what
             Its ending.
         """
-        name = self.path.resolve().name.removesuffix(".gz")
+        name = (self.path.name or self.path.resolve().name).removesuffix(".gz")  # "." has none
         stem = name.rsplit(".", 1)[0] if "." in name and self.path.is_file() else name
         folder = self.path.parent if self.path.is_file() else Path()
         # Data often lie where one may read only: then the folder one is in.
@@ -166,7 +166,7 @@ def advise(reading: Reading) -> Iterator[Advice]:
         line = f"cellfm convert {shlex.join([str(reading.path), reading.beside('.h5ad')])}"
         yield Advice(command="convert", works=True, line=line)
         yield from _on_corpora(reading)
-        yield from _none(ON_CELLS[:-1], "takes h5ad files: convert it first")
+        yield from _none(ON_CELLS[:-1], "for h5ad files only: convert it first")
     else:
         yield from _on_cells(reading)
         yield _integrate(reading)

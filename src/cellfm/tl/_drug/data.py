@@ -255,7 +255,7 @@ def fold_treatments(
     unit = _units(treatments, by, scaffolds)
     units = sorted(set(unit))
     if n_folds < LEAST_UNITS:
-        msg = f"n_folds is {n_folds}; at least {LEAST_UNITS} are needed: one to test, one to choose on, the rest to fit on."
+        msg = f"n_folds is {n_folds}; at least {LEAST_UNITS} are needed: one to test, one to choose on, the rest to fit on. Give more of them."
         raise ConfigError(msg)
     if len(units) < LEAST_UNITS:
         msg = (
@@ -296,7 +296,7 @@ def _units(
     treatments: Sequence[Treatment], by: HoldOut, scaffolds: "dict[str, str] | None"
 ) -> list[str]:
     if by not in get_args(HoldOut):
-        msg = f"by is {by!r}; treatments are held out by one of {', '.join(map(repr, get_args(HoldOut)))}."
+        msg = f"by is {by!r}; treatments are held out by one of {', '.join(map(repr, get_args(HoldOut)))}. Choose one of these."
         raise ConfigError(msg)
     if by == "scaffold":
         lacking = sorted({t.drug for t in treatments} - set(scaffolds or {}))

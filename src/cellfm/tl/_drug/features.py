@@ -203,6 +203,6 @@ def _stacked(
     rows = [np.asarray(table[name], np.float32).ravel() for name in names]
     widths = {len(row) for row in rows}
     if len(widths) != 1 or not all(np.isfinite(row).all() for row in rows):
-        msg = f"The features of the drugs have the lengths {sorted(widths)}; expected finite numbers, as many for each drug."
+        msg = f"The features of the drugs have the lengths {sorted(widths)}; expected finite numbers, as many for each drug. Give vectors of one length."
         raise DataError(msg)
     return np.stack(rows)

@@ -142,7 +142,7 @@ class DrugModel:
             The values are no counts.
         """
         if not 0 < dose < float("inf"):
-            msg = f"The dose is {dose}; expected a number above 0 in the unit of the training data. Untreated cells need no prediction."
+            msg = f"The dose is {dose}; expected a number above 0 in the unit of the training data. Untreated cells need no prediction. Give such a dose, or leave the untreated cells out."
             raise DataError(msg)
         rows = self._known(drug, smiles)
         counts, columns, names = self._counts(control_adata, (layer, use_raw, gene_names))

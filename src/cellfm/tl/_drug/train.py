@@ -518,9 +518,7 @@ def _check(
     features: object,
 ) -> None:
     if method not in get_args(DrugMethod):
-        msg = (
-            f"method is {method!r}; it must be one of {', '.join(map(repr, get_args(DrugMethod)))}."
-        )
+        msg = f"method is {method!r}; it must be one of {', '.join(map(repr, get_args(DrugMethod)))}. Choose one of these."
         raise ConfigError(msg)
     if smiles is not None and features is not None:
         msg = "Both smiles and features were given; drugs are told apart by one of them. Leave one out."

@@ -139,7 +139,7 @@ def _check(
     n_cells: int,
 ) -> None:
     if kind not in get_args(Kind):
-        msg = f"kind is {kind!r}; it must be one of {', '.join(map(repr, get_args(Kind)))}."
+        msg = f"kind is {kind!r}; it must be one of {', '.join(map(repr, get_args(Kind)))}. Choose one of these."
         raise ConfigError(msg)
     if kind == "contextual" and adata is None:
         msg = 'kind="contextual" averages the states of genes over cells, and none were given. Give counts: gene_embeddings(model, adata, kind="contextual") (--source).'
@@ -151,7 +151,7 @@ def _check(
         msg = f"group={group!r} was given without the column it is in; say groupby=… (--groupby)."
         raise ConfigError(msg)
     if n_cells < 1:
-        msg = f"n_cells is {n_cells}; at least one cell of each group is needed."
+        msg = f"n_cells is {n_cells}; at least one cell of each group is needed. Give more of them."
         raise ConfigError(msg)
 
 

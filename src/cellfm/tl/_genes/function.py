@@ -119,11 +119,11 @@ def classify_genes(  # noqa: PLR0913 - the arguments of a user's question
         of the cells. Only genes that these express are judged then, and the fine-tuned model comes first. With the packaged model and the defaults
         that takes about 6 minutes of a CPU core for each protocol and repeat, and with larger models as much longer as training them does.
     n_repeats
-        How often folds are dealt anew; None is 5, and 1 with `tuning`.
+        How often folds are dealt anew; None is 5, and 1 where genes have several labels or with `tuning`.
     n_folds
         Folds of each repeat.
     n_permutations
-        Permutations of the labels, for p; 0 leaves it out. None is 100, and 0 with `tuning`, where each would take as long as a repeat.
+        Permutations of the labels, for p; 0 leaves it out. None is 100, and 0 where genes have several labels or with `tuning`, which take long.
     families
         Also judge with gene families (symbols of the same stem: HOXA1 and HOXA13, ZNF12 and ZNF8) in one fold each.
     gene_groups
@@ -182,13 +182,6 @@ def classify_genes(  # noqa: PLR0913 - the arguments of a user's question
     >>> print(found.verdict)  # doctest: +SKIP
     """
     require("sklearn")
-    validation = Validation(
-        n_repeats=_default(n_repeats, 5, 1, tuning),
-        n_folds=n_folds,
-        n_permutations=_default(n_permutations, 100, 0, tuning),
-        seed=seed,
-    )
-    _check(head, validation, min_genes=min_genes, n_random=n_random, tuning=tuning)
     choice = Choice(least=min_genes, most=max_genes, n_labels=n_labels, seed=seed)
     options = EmbedOptions(layer=layer, use_raw=use_raw, gene_names=gene_names, min_matched=min_matched)  # fmt: skip
     states = np.asarray(embeddings.X, np.float32)
@@ -196,7 +189,15 @@ def classify_genes(  # noqa: PLR0913 - the arguments of a user's question
     sets, notes = _prepare(labels, ontology)
     groups = None if gene_groups is None else read_gene_groups(gene_groups)
     # Before anything long: labels that cannot be used.
-    label_genes(embeddings, sets, task=task, choice=choice, usable=known)
+    asked = label_genes(embeddings, sets, task=task, choice=choice, usable=known)
+    slow = tuning is not None or asked.task == "multilabel"
+    validation = Validation(
+        n_repeats=(1 if slow else 5) if n_repeats is None else n_repeats,
+        n_folds=n_folds,
+        n_permutations=(0 if slow else 100) if n_permutations is None else n_permutations,
+        seed=seed,
+    )
+    _check(head, validation, min_genes=min_genes, n_random=n_random, tuning=tuning)
     controls = make_controls(
         embeddings,
         model=model,
@@ -227,12 +228,6 @@ def classify_genes(  # noqa: PLR0913 - the arguments of a user's question
     )
 
 
-def _default(given: int | None, plain: int, tuned: int, tuning: GeneTuning | None) -> int:
-    if given is not None:
-        return given
-    return plain if tuning is None else tuned
-
-
 def _check(
     head: str,
     validation: Validation,
@@ -248,7 +243,7 @@ def _check(
         msg = f"head is {head!r}, but a network is fine-tuned with a linear head. Leave head= (--head) or tuning= (--finetune) out."
         raise ConfigError(msg)
     if validation.n_repeats < 1 or not 2 <= validation.n_folds <= min_genes or n_random < 1:
-        msg = f"n_repeats is {validation.n_repeats}, n_folds {validation.n_folds}, min_genes {min_genes} and n_random {n_random}; expected at least one repeat, two folds, a gene of each label for every fold, and one draw."
+        msg = f"n_repeats is {validation.n_repeats}, n_folds {validation.n_folds}, min_genes {min_genes} and n_random {n_random}; expected at least one repeat, two folds, a gene of each label for every fold, and one draw. Give a number in that range."
         raise ConfigError(msg)
 
 

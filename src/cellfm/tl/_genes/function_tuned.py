@@ -59,7 +59,7 @@ class GeneTuning:
 
     def __post_init__(self) -> None:
         if min(self.n_cells, self.n_epochs, self.rank, self.max_genes) < 1:
-            msg = f"n_cells is {self.n_cells}, n_epochs {self.n_epochs}, rank {self.rank} and max_genes {self.max_genes}; each must be at least 1."
+            msg = f"n_cells is {self.n_cells}, n_epochs {self.n_epochs}, rank {self.rank} and max_genes {self.max_genes}; each must be at least 1. Give a number in that range."
             raise ConfigError(msg)
         self.config(seed=0)  # whose checks are about the rates
 

@@ -168,10 +168,10 @@ def influenced_genes(  # noqa: PLR0913 - the arguments of a user's question
 
 def _check(mark: str, *, n_genes: int | None, n_cells: int, min_cells: int, n_others: int) -> None:
     if mark not in get_args(Mark):
-        msg = f"mark is {mark!r}; it must be one of {', '.join(map(repr, get_args(Mark)))}."
+        msg = f"mark is {mark!r}; it must be one of {', '.join(map(repr, get_args(Mark)))}. Choose one of these."
         raise ConfigError(msg)
     if min(n_cells, min_cells) < 1 or n_others < 0 or (n_genes is not None and n_genes < 1):
-        msg = f"n_genes is {n_genes}, n_cells {n_cells}, min_cells {min_cells} and n_others {n_others}; n_others must be at least 0, the others at least 1."
+        msg = f"n_genes is {n_genes}, n_cells {n_cells}, min_cells {min_cells} and n_others {n_others}; n_others must be at least 0, the others at least 1. Give a number in that range."
         raise ConfigError(msg)
 
 

@@ -50,7 +50,7 @@ class Choice:
 
     def __post_init__(self) -> None:
         if (self.most is not None and self.most < self.least) or (self.n_labels or 2) < 2:
-            msg = f"min_genes is {self.least}, max_genes {self.most} and n_labels {self.n_labels}; expected max_genes at least min_genes, and two labels at least, or None."
+            msg = f"min_genes is {self.least}, max_genes {self.most} and n_labels {self.n_labels}; expected max_genes at least min_genes, and two labels at least, or None. Give a number in that range."
             raise ConfigError(msg)
 
 
@@ -122,7 +122,7 @@ def read_labels(path: str | Path) -> Labels:
         texts = {each.stem: each.read_text("utf-8").split() for each in sorted(path.glob("*.txt"))}
         labels = {name: tuple(dict.fromkeys(genes)) for name, genes in texts.items() if genes}
         if not labels:
-            msg = f"The folder {path} holds no labels; expected text files, each named as a label, with a gene a line."
+            msg = f"The folder {path} holds no labels; expected text files, each named as a label, with a gene a line. Check the path."
             raise DataError(msg)
         return labels
     sets = read_gene_sets(path)
@@ -277,7 +277,7 @@ def as_sets(labels: "Labels | pd.DataFrame") -> Mapping[str, tuple[str, ...]]:
     if isinstance(labels, Mapping):
         return {str(name): tuple(map(str, genes)) for name, genes in labels.items()}
     if labels.shape[1] != 2:
-        msg = f"The table of labels has {labels.shape[1]} columns; expected two: gene and label."
+        msg = f"The table of labels has {labels.shape[1]} columns; expected two: gene and label. Remove the others, or name the two."
         raise DataError(msg)
     sets: dict[str, list[str]] = {}
     for gene, label in labels.dropna().astype(str).itertuples(index=False):
@@ -295,7 +295,7 @@ def vocabulary_of(embeddings: "AnnData") -> Vocabulary:
     """
     obs = embeddings.obs
     if "symbol" not in obs.columns or obs["symbol"].duplicated().any():
-        msg = "The embedding needs obs['symbol'] with each gene once, as tl.gene_embeddings makes it; for several groups of cells take one group at a time."
+        msg = "The embedding needs obs['symbol'] with each gene once, as tl.gene_embeddings makes it. For several groups of cells, take one group at a time."
         raise DataError(msg)
     symbols = tuple(obs["symbol"].astype(str))
     if not {"hgnc_id", "ensembl_id"} <= set(obs.columns):

@@ -254,7 +254,7 @@ def compare_programs(
         No set has two of the genes, or there are too few genes.
     """
     if not tables or n_seeds < 1 or not resolutions or n_random < 2:
-        msg = f"{len(tables)} representations, {n_seeds} seeds, {len(resolutions)} resolutions and {n_random} random draws were given; at least one of each is needed, of draws two."
+        msg = f"{len(tables)} representations, {n_seeds} seeds, {len(resolutions)} resolutions and {n_random} random draws were given; at least one of each is needed, of draws two. Give more of them."
         raise ConfigError(msg)
     sets = SetTable.of(genes, gene_sets)
     first = next(iter(tables))

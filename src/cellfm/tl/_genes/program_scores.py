@@ -34,7 +34,7 @@ def program_scores(  # noqa: PLR0913 - the arguments of a user's question
     seed: int = 0,
     overwrite: bool = False,
 ) -> None:
-    """Write the score of each program in each cell: the mean log expression of its genes less that of genes expressed alike [1]_.
+    """Write the score of each program in each cell: the mean log expression of its genes less that of genes expressed alike (Tirosh et al. 2016).
 
     Parameters
     ----------
@@ -74,8 +74,8 @@ def program_scores(  # noqa: PLR0913 - the arguments of a user's question
 
     References
     ----------
-    .. [1] Tirosh I et al. (2016) Dissecting the multicellular ecosystem of metastatic melanoma by single-cell RNA-seq, Science 352,
-       doi:10.1126/science.aad0501; `scanpy.tl.score_genes`.
+    Tirosh I et al. (2016) Dissecting the multicellular ecosystem of metastatic melanoma by single-cell RNA-seq, Science 352,
+    doi:10.1126/science.aad0501; `scanpy.tl.score_genes`.
 
     Examples
     --------

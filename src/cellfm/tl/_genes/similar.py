@@ -78,7 +78,7 @@ def similar_genes(
     import pandas as pd
 
     if n < 1:
-        msg = f"n is {n}; at least one near gene must be asked for."
+        msg = f"n is {n}; at least one near gene must be asked for. Give a number in that range."
         raise ConfigError(msg)
     genes = gene_embeddings(adata) if isinstance(adata, Pretrained | str | Path) else adata
     vocabulary = _names_of(genes)
@@ -106,7 +106,7 @@ def similar_genes(
 
 
 def lay_out(genes: "AnnData", *, n_neighbors: int = 15, seed: int = 0) -> "AnnData":
-    """Return a copy with ``obsm["X_umap"]``, by the cosine of centred vectors as in `similar_genes` [1]_.
+    """Return a copy with ``obsm["X_umap"]``, by the cosine of centred vectors as in `similar_genes` (McInnes et al. 2018).
 
     Parameters
     ----------
@@ -126,7 +126,7 @@ def lay_out(genes: "AnnData", *, n_neighbors: int = 15, seed: int = 0) -> "AnnDa
 
     References
     ----------
-    .. [1] McInnes L, Healy J, Melville J (2018) UMAP: uniform manifold approximation and projection, arXiv:1802.03426.
+    McInnes L, Healy J, Melville J (2018) UMAP: uniform manifold approximation and projection, arXiv:1802.03426.
     """
     require("umap")
     from warnings import catch_warnings, simplefilter

@@ -51,7 +51,7 @@ def specific_genes(  # noqa: PLR0913 - the arguments of a user's question
     r"""Rank the genes of each type by the attention of its class query, and say how far that goes beyond expression and chance.
 
     In each cell of a type the query of the type scores the genes the cell expresses, each by the rank of :math:`\phi(q) \cdot \phi(k)` over the number of
-    genes of that cell, averaged over heads (:class:`cellfm.nn.kernels.cluster_scores.ClusterScores`; [1]_), then over the cells of the type that
+    genes of that cell, averaged over heads (:class:`cellfm.nn.kernels.cluster_scores.ClusterScores`; Zeng et al. 2025), then over the cells of the type that
     express the gene. What all queries attend to tells no type from another: genes are ranked by the attention less its mean in the other types. A high
     rank is no evidence that a gene does anything in the type.
 
@@ -95,7 +95,7 @@ def specific_genes(  # noqa: PLR0913 - the arguments of a user's question
     `SpecificGenes`. Its table has ``type``, ``rank`` (from 1), ``gene`` (name in the input), ``symbol``, ``locus_group``, ``locus_type``; ``attention`` in
     the type, ``attention_rest`` (mean of the others) and ``specific`` (type less rest), both after each type's mean was drawn towards ½, the mean of all genes, as if 20 more
     cells had said so: the mean of few cells goes far by chance;
-    ``n_cells`` scored that express it; ``tau`` of attention and ``tau_expression`` of mean expression across types (0 the same in all, 1 in one alone; [2]_);
+    ``n_cells`` scored that express it; ``tau`` of attention and ``tau_expression`` of mean expression across types (0 the same in all, 1 in one alone; Yanai et al. 2005);
     ``attribution``; then of all cells of the types ``mean_in``, ``mean_out`` (log1p of counts per 10⁴), ``log2_fold_change``, ``detected_in``,
     ``detected_out``, ``auroc``, ``p`` and ``q`` of the Wilcoxon rank-sum test against the other cells (Benjamini–Hochberg over the genes of the type).
 
@@ -116,9 +116,10 @@ def specific_genes(  # noqa: PLR0913 - the arguments of a user's question
 
     References
     ----------
-    .. [1] Zeng Y et al. (2025) CellFM, Nat. Commun. 16, 4679.
-    .. [2] Yanai I et al. (2005) Genome-wide midrange transcription profiles reveal expression level relationships in human tissue specification,
-       Bioinformatics 21, 650.
+    Zeng Y et al. (2025) CellFM, Nat. Commun. 16, 4679.
+
+    Yanai I et al. (2005) Genome-wide midrange transcription profiles reveal expression level relationships in human tissue specification,
+    Bioinformatics 21, 650.
 
     Examples
     --------
@@ -175,11 +176,11 @@ def specific_genes(  # noqa: PLR0913 - the arguments of a user's question
 
 def _check(rank_by: str, least: Mapping[str, int | None]) -> None:
     if rank_by not in ("specific", "attention"):
-        msg = f"rank_by is {rank_by!r}; it must be 'specific' or 'attention'."
+        msg = f"rank_by is {rank_by!r}; it must be 'specific' or 'attention'. Choose one of these."
         raise ConfigError(msg)
     for name, number in least.items():
         if number is not None and number < 1:
-            msg = f"{name} is {number}; it must be at least 1."
+            msg = f"{name} is {number}; it must be at least 1. Give a number in that range."
             raise ConfigError(msg)
 
 

@@ -66,7 +66,7 @@ class Kinds:
             return self.type == LNCRNA_TYPE
         groups = sorted({gene.locus_group for gene in GeneTable.load().genes})
         if locus_group not in groups:
-            msg = f"There is no locus group {locus_group!r}; it must be {LNCRNA!r} or one of HGNC: {', '.join(map(repr, groups))}."
+            msg = f"There is no locus group {locus_group!r}; it must be {LNCRNA!r} or one of HGNC: {', '.join(map(repr, groups))}. Choose one of these."
             raise ConfigError(msg)
         return self.group == locus_group
 

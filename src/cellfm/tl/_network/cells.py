@@ -150,10 +150,10 @@ class PairSums:
 def _places(tokens: "NDArray[np.integer]", n_genes: int, name: str) -> "NDArray[np.int32]":
     tokens = np.asarray(tokens)
     if tokens.ndim != 1 or not len(tokens) or not np.issubdtype(tokens.dtype, np.integer):
-        msg = f"{name} has shape {tokens.shape} and type {tokens.dtype}; a list of at least one gene's token was expected."
+        msg = f"{name} has shape {tokens.shape} and type {tokens.dtype}; a list of at least one gene's token was expected. Give a number in that range."
         raise ConfigError(msg)
     if tokens.min() < 1 or tokens.max() > n_genes:
-        msg = f"{name} has tokens from {tokens.min()} to {tokens.max()}; those of this model's genes are 1 to {n_genes}."
+        msg = f"{name} has tokens from {tokens.min()} to {tokens.max()}; those of this model's genes are 1 to {n_genes}. Use the tokens of this model's vocabulary."
         raise ConfigError(msg)
     place = np.full(n_genes + 1, -1, np.int32)
     place[tokens] = np.arange(len(tokens), dtype=np.int32)
@@ -192,7 +192,7 @@ def draw(cells: InMemoryCells, n_cells: int | None, *, seed: int) -> InMemoryCel
     if n_cells is None or n_cells >= len(cells):
         return cells
     if n_cells < 1:
-        msg = f"n_cells is {n_cells}; at least one cell is needed."
+        msg = f"n_cells is {n_cells}; at least one cell is needed. Give more of them."
         raise ConfigError(msg)
     chosen = np.random.default_rng(seed).permutation(len(cells))[:n_cells]
     return cells.select(np.sort(chosen))

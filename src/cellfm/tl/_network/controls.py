@@ -122,7 +122,7 @@ def genie3(
 ) -> "NDArray[np.float32]":
     """Return how much each source helps to predict each target in a forest of randomised trees, shape (source, target), NaN for a gene and itself.
 
-    As GENIE3 [1]_: each target, standardised, is regressed on all other sources, by extremely randomised trees that look at a square root of their number at each
+    As GENIE3 (Huynh-Thu et al. 2010): each target, standardised, is regressed on all other sources, by extremely randomised trees that look at a square root of their number at each
     split; the score is the mean decrease of the variance. At most :data:`MOST_CELLS` cells, drawn at random, :data:`N_TREES` trees, and at least five
     cells in a leaf.
 
@@ -139,7 +139,7 @@ def genie3(
 
     References
     ----------
-    .. [1] Huynh-Thu VA, Irrthum A, Wehenkel L, Geurts P (2010) Inferring regulatory networks from expression data using tree-based methods, PLoS ONE 5:e12776.
+    Huynh-Thu VA, Irrthum A, Wehenkel L, Geurts P (2010) Inferring regulatory networks from expression data using tree-based methods, PLoS ONE 5:e12776.
     """
     from sklearn.ensemble import ExtraTreesRegressor
 

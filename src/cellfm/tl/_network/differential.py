@@ -42,7 +42,7 @@ class DifferentialNetwork:
     Attributes
     ----------
     changes
-        A row for each pair that enough cells of both conditions express, by |z|, as :meth:`table` says.
+        A row for each pair that enough cells of both conditions express, by the size of z, as :meth:`table` says.
     groups
         The two conditions.
     n_cells
@@ -150,7 +150,7 @@ def differential_network(  # noqa: PLR0913 - the arguments of a user's question
     ... )
     """
     if method not in ADDITIVE:
-        msg = f"method is {method!r}; two conditions are compared by {', '.join(map(repr, ADDITIVE))}, which are means over cells."
+        msg = f"method is {method!r}; two conditions are compared by {', '.join(map(repr, ADDITIVE))}, which are means over cells. Choose one of these."
         raise ConfigError(msg)
     if len(groups) != 2 or groups[0] == groups[1] or n_permutations < 1:
         msg = f"groups is {groups!r} and n_permutations {n_permutations}; expected two different entries of obs[{groupby!r}] (--between a,b), and at least 1 permutation."

@@ -62,7 +62,7 @@ def read_known_network(path: str | Path) -> tuple[Edge, ...]:
         mode = row[places[2]] if 0 <= places[2] < len(row) else ""
         edges.append(Edge(row[places[0]], row[places[1]], mode))
     if not edges:
-        msg = f"{path} holds no edges; expected lines such as SPI1<tab>CD14<tab>Activation."
+        msg = f"{path} holds no edges; expected lines such as SPI1<tab>CD14<tab>Activation. Convert the file to that form."
         raise DataError(msg)
     return tuple(edges)
 
@@ -85,7 +85,7 @@ def read_names(path: str | Path) -> tuple[str, ...]:
     )
     names = tuple(dict.fromkeys(name for name in lines if name and not name.startswith("#")))
     if not names:
-        msg = f"{path} holds no names; expected a symbol or Ensembl id in each line."
+        msg = f"{path} holds no names; expected a symbol or Ensembl id in each line. Check the path, or write the names into it."
         raise DataError(msg)
     return names
 

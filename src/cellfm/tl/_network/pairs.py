@@ -57,7 +57,7 @@ class PairScores:
             msg = f"There is no head {unknown[0]!r}; {self.method} has {', '.join(self.heads) or 'none'}. Name one of these."
             raise ConfigError(msg)
         if self.by_head is None or not heads:
-            msg = f"Heads of {self.method} were asked for, {len(heads)} of them; expected at least one, of scores by_head=True."
+            msg = f"Heads of {self.method} were asked for, {len(heads)} of them; expected at least one, of scores by_head=True. Give a number in that range."
             raise ConfigError(msg)
         places = [self.heads.index(name) for name in heads]
         score = self.by_head[places].mean(axis=0)

@@ -20,7 +20,7 @@ def rewired(
 ) -> "Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]":
     """Yield the edges, as places of sources and of targets, of random networks with the degrees of a known one.
 
-    By the global Curveball algorithm [1]_: the sources are paired at random, and two sources deal out anew the targets that only one of them has. A gene never becomes its own target.
+    By the global Curveball algorithm (Carstens et al. 2018): the sources are paired at random, and two sources deal out anew the targets that only one of them has. A gene never becomes its own target.
 
     Parameters
     ----------
@@ -33,7 +33,7 @@ def rewired(
 
     References
     ----------
-    .. [1] Carstens CJ, Berger A, Strona G (2018) A unifying framework for fast randomization of ecological networks with fixed (node) degrees, MethodsX 5:773-780.
+    Carstens CJ, Berger A, Strona G (2018) A unifying framework for fast randomization of ecological networks with fixed (node) degrees, MethodsX 5:773-780.
     """
     rng = np.random.default_rng(seed)
     targets = [set(np.flatnonzero(row).tolist()) for row in known.true]

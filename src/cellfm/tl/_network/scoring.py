@@ -50,14 +50,14 @@ class Asked:
 
     def __post_init__(self) -> None:
         if self.method not in get_args(Method):
-            msg = f"method is {self.method!r}; it must be one of {', '.join(map(repr, get_args(Method)))}."
+            msg = f"method is {self.method!r}; it must be one of {', '.join(map(repr, get_args(Method)))}. Choose one of these."
             raise ConfigError(msg)
         if (self.group is None) != (self.groupby is None):
             given, other = ("group", "groupby") if self.groupby is None else ("groupby", "group")
             msg = f"{given}={getattr(self, given)!r} was given without {other}; a network is of the cells of one group: say both (--groupby, --group), or neither."
             raise ConfigError(msg)
         if min(self.min_cells, 1 if self.n_cells is None else self.n_cells) < 1:
-            msg = f"n_cells is {self.n_cells} and min_cells {self.min_cells}; both must be at least 1."
+            msg = f"n_cells is {self.n_cells} and min_cells {self.min_cells}; both must be at least 1. Give a number in that range."
             raise ConfigError(msg)
 
     @property

@@ -217,7 +217,7 @@ def check_network(  # noqa: PLR0913 - the arguments of a user's question
 
 def _check(*, n_heads: int, n_genie3: int, n_permutations: int, method: str) -> None:
     if min(n_heads, n_genie3, n_permutations) < 0:
-        msg = f"n_heads is {n_heads}, n_genie3 {n_genie3} and n_permutations {n_permutations}; none of them can be negative."
+        msg = f"n_heads is {n_heads}, n_genie3 {n_genie3} and n_permutations {n_permutations}; none of them can be negative. Give numbers of 0 or more."
         raise ConfigError(msg)
     if n_heads and method != "retention":
         msg = f"Heads are to be selected, and method={method!r} has none. Say method='retention', or n_heads=0."

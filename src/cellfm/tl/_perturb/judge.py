@@ -131,7 +131,7 @@ class Validation:
 
     def __post_init__(self) -> None:
         if self.n_repeats < 1:
-            msg = f"n_repeats is {self.n_repeats}; it must be at least 1."
+            msg = f"n_repeats is {self.n_repeats}; it must be at least 1. Give a number in that range."
             raise ConfigError(msg)
 
 

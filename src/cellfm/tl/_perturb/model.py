@@ -103,7 +103,7 @@ class PerturbationModel:
         """
         raw = [parse_condition(name) for name in perturbations]
         if not raw or not all(each.genes for each in raw):
-            msg = f"The perturbations asked for are {list(perturbations)}; expected at least one, each GENE or GENE1+GENE2."
+            msg = f"The perturbations asked for are {list(perturbations)}; expected at least one, each GENE or GENE1+GENE2. Give a number in that range."
             raise DataError(msg)
         symbol = resolve_targets(
             sorted({gene for each in raw for gene in each.genes}), self.model.vocabulary

@@ -195,7 +195,7 @@ def _groups(adata: "AnnData", column: str, names: Sequence[str]) -> "list[NDArra
     for name, rows in zip(names, groups, strict=True):
         if len(rows) < LEAST_CELLS:
             there = ", ".join(map(repr, sorted(set(entries.tolist()) - {""})[:N_SHOWN]))
-            msg = f"obs[{column!r}] has {len(rows)} cells {name!r}; at least {LEAST_CELLS} are needed. It has {there}."
+            msg = f"obs[{column!r}] has {len(rows)} cells {name!r}; at least {LEAST_CELLS} are needed. It has {there}. Give more of them."
             raise DataError(msg)
     return groups
 

@@ -419,7 +419,7 @@ def _check(control: "csr_matrix", delta: "Floats", n_cells: int | None) -> None:
         msg = f"The response has shape {delta.shape} and the control cells {control.shape[1]} genes; give one number a gene."
         raise DataError(msg)
     if not control.shape[0] or (n_cells is not None and n_cells < 1):
-        msg = f"There are {control.shape[0]} control cells, and n_cells is {n_cells}; cells can be sampled from one at least, and one at least."
+        msg = f"There are {control.shape[0]} control cells, and n_cells is {n_cells}; cells can be sampled from one at least, and one at least. Give a number in that range."
         raise DataError(msg)
     if not np.isfinite(delta).all():
         msg = f"The response of {int((~np.isfinite(delta)).sum())} genes is not finite; give 0 for a gene that stays as it is."

@@ -80,7 +80,7 @@ def collapse(predicted: "Values", train: "Values", variance: "Values") -> Collap
     """
     fits = predicted.ndim == 2 and predicted.shape[1:] == train.shape[1:]
     if not fits or variance.shape != train.shape or not np.isfinite(predicted).all():
-        msg = f"Predicted and measured deltas over the same genes are needed, finite, and the variance of each measured one; found shapes {predicted.shape}, {train.shape} and {variance.shape}."
+        msg = f"Predicted and measured deltas over the same genes are needed, finite, and the variance of each measured one; found shapes {predicted.shape}, {train.shape} and {variance.shape}. Give arrays of one shape."
         raise DataError(msg)
     if len(predicted) < 2:
         return _unknown("a single prediction cannot be told from others")

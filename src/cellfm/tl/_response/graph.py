@@ -147,10 +147,10 @@ def fit_graph_head(
     """
     config = config or GraphConfig()
     if len(train.conditions) < 2:
-        msg = f"There are responses to {len(train.conditions)} conditions to learn from; at least 2 are needed."
+        msg = f"There are responses to {len(train.conditions)} conditions to learn from; at least 2 are needed. Give more of them."
         raise DataError(msg)
     if validation is not None and validation.genes != train.genes:
-        msg = f"The validation part has {len(validation.genes)} genes, the training part {len(train.genes)}, or in another order; both must have the same."
+        msg = f"The validation part has {len(validation.genes)} genes, the training part {len(train.genes)}, or in another order; both must have the same. Use the same genes in the same order."
         raise DataError(msg)
     genes = GraphInputs.of(train, features, config)
     members = []

@@ -79,10 +79,10 @@ class GraphConfig:
         least = {"hidden": 1, "n_hops": 0, "n_neighbours": 1, "n_members": 1, "focus": 0.0, "direction": 0.0}  # fmt: skip
         for name, number in least.items():
             if getattr(self, name) < number:
-                msg = f"GraphConfig.{name} is {getattr(self, name)}; it must be at least {number}."
+                msg = f"GraphConfig.{name} is {getattr(self, name)}; it must be at least {number}. Give a number in that range."
                 raise ConfigError(msg)
         if not 0.0 <= self.dropout < 1.0:
-            msg = f"GraphConfig.dropout is {self.dropout}; it must be in [0, 1)."
+            msg = f"GraphConfig.dropout is {self.dropout}; it must be in [0, 1). Give a number in that range."
             raise ConfigError(msg)
         self.tuning(0)  # refuses what it cannot work with
 

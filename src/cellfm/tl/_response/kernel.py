@@ -169,7 +169,7 @@ def fit_kernel(
         There are fewer than two conditions.
     """
     if len(train.conditions) < 2:
-        msg = f"There are responses to {len(train.conditions)} conditions to learn from; at least 2 are needed."
+        msg = f"There are responses to {len(train.conditions)} conditions to learn from; at least 2 are needed. Give more of them."
         raise DataError(msg)
     kinds = tuple(features.kinds if kinds is None else kinds)
     base = neighbours(train.conditions, features, train)

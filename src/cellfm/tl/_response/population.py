@@ -76,5 +76,5 @@ def mmd(
 
 def _check(x: "NDArray[np.floating]", y: "NDArray[np.floating]") -> None:
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or min(len(x), len(y)) < 2:
-        msg = f"Two populations of at least two cells with the same features are needed, shapes (cell, feature); found {x.shape} and {y.shape}."
+        msg = f"Two populations of at least two cells with the same features are needed, shapes (cell, feature); found {x.shape} and {y.shape}. Give more of them."
         raise DataError(msg)

@@ -128,7 +128,7 @@ class Responses:
         if context is not None:
             data = data.take(data.context == data.contexts.index(context))
         if not len(data.controls):
-            msg = f"No control cells are left{'' if context is None else f' in the context {context!r}'}; responses cannot be measured without them."
+            msg = f"No control cells are left{'' if context is None else f' in the context {context!r}'}; responses cannot be measured without them. Choose conditions with control cells, or lower the least number of cells."
             raise DataError(msg)
         means = _Strata.of(data)
         shares = means.shares()

@@ -68,7 +68,7 @@ def transfer_ratio(old: "Floats", new: "Floats", *, limit: float = LIMIT) -> "Fl
             msg = f"The sensitivities of the {name} cells run from {np.min(value):.3g} to {np.max(value):.3g}; expected finite numbers of at least 0. Use those of `sensitivity`."
             raise DataError(msg)
     if limit < 1:
-        msg = f"limit is {limit}; the ratio of sensitivities lies within 1/limit and limit, so it must be at least 1."
+        msg = f"limit is {limit}; the ratio of sensitivities lies within 1/limit and limit, so it must be at least 1. Give a number in that range."
         raise DataError(msg)
     return np.clip((new + SHRINK) / (old + SHRINK), 1.0 / limit, limit)
 

@@ -225,7 +225,7 @@ def _of_goal(
 
 def _entries(obs: "pd.DataFrame", groupby: str) -> "NDArray[np.str_]":
     if groupby not in obs.columns:
-        msg = f"There is no column {groupby!r} in obs; it has {list(map(str, obs.columns)) or 'no columns'}."
+        msg = f"There is no column {groupby!r} in obs; it has {list(map(str, obs.columns)) or 'no columns'}. Choose one of these."
         raise DataError(msg)
     return np.array([str(entry) for entry in obs[groupby]])
 

@@ -191,13 +191,13 @@ def _check(
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:
-            msg = f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}."
+            msg = f"{name} is {value!r}; it must be one of {', '.join(map(repr, allowed))}. Choose one of these."
             raise ConfigError(msg)
     if not fold > 0 or not np.isfinite(fold) or fold == 1.0:
-        msg = f"fold is {fold}; it must be a positive number other than 1, such as 4."
+        msg = f"fold is {fold}; it must be a positive number other than 1, such as 4. Give such a number (--fold)."
         raise ConfigError(msg)
     if n_cells < 1 or n_null < LEAST_NULL:
-        msg = f"n_cells is {n_cells} and n_null {n_null}; at least 1 cell, and {LEAST_NULL} matched genes for a p-value of 0.05, are needed."
+        msg = f"n_cells is {n_cells} and n_null {n_null}; at least 1 cell, and {LEAST_NULL} matched genes for a p-value of 0.05, are needed. Give more of them."
         raise ConfigError(msg)
 
 

@@ -240,11 +240,11 @@ def _head(dim: int, n_classes: int) -> int:
 
 def _check(*, strength: Strength, rank: int, token_budget: int, genes_per_cell: float) -> None:
     if strength not in ("lora", "finetune"):
-        msg = f"strength is {strength!r}; it must be 'lora' or 'finetune'."
+        msg = f"strength is {strength!r}; it must be 'lora' or 'finetune'. Choose one of these."
         raise ConfigError(msg)
     if strength == "lora" and rank < 1:
-        msg = f"rank is {rank}; adapters need at least 1, usually 4 to 64."
+        msg = f"rank is {rank}; adapters need at least 1, usually 4 to 64. Give a number in that range."
         raise ConfigError(msg)
     if token_budget < 1 or genes_per_cell < 1:
-        msg = f"token_budget is {token_budget} and genes_per_cell {genes_per_cell}; both must be at least 1."
+        msg = f"token_budget is {token_budget} and genes_per_cell {genes_per_cell}; both must be at least 1. Give a number in that range."
         raise ConfigError(msg)

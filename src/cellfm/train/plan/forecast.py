@@ -128,7 +128,7 @@ def _check(**numbers: float | None) -> None:
         if not (least <= number <= highest and 0.0 < number < math.inf):
             end = "1]" if name == "mfu" else "∞)"
             start = "(0" if least == 0.0 else "[1"
-            msg = f"plan: {name} is {number:g}; it must be in {start}, {end}."
+            msg = f"plan: {name} is {number:g}; it must be in {start}, {end}. Give a number in that range."
             raise ConfigError(msg)
 
 
