@@ -137,7 +137,7 @@ def annotate(  # noqa: PLR0913 - the parameters of tl.annotate_file
     from cellfm.errors import ConfigError
     from cellfm.optional import require
     from cellfm.tl._annotator import is_annotator
-    from cellfm.tl._annotator_file import annotated_path, confusion_path
+    from cellfm.tl._annotator_file import annotated_path
 
     trained = model is not None and is_annotator(model)
     if trained == (reference is not None) or (weights is not None and not trained):
@@ -184,8 +184,14 @@ def annotate(  # noqa: PLR0913 - the parameters of tl.annotate_file
             overwrite=overwrite,
             progress=progress,
         )
+    _finish(result, annotated_path(source, target), report)
+
+
+def _finish(result: "AnnotationResult", target: Path, report: Path | None) -> None:
+    """Print the tables, write the report, and name what was written."""
+    from cellfm.tl._annotator_file import confusion_path
+
     _show(result)
-    target = annotated_path(source, target)
     written = [target] + [
         confusion_path(target, column, only=len(result.columns) == 1) for column in result.columns
     ]
