@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from importlib.util import find_spec
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -146,6 +147,24 @@ def test_plots_leave_pyplot_alone() -> None:
 def bins(**changes: list[float]) -> pd.DataFrame:
     columns = {"n_cells": [10, 30], "probability": [0.9, 0.4], "accuracy": [0.8, 0.5]}
     return pd.DataFrame(columns | changes)
+
+
+def test_notebooks_show_the_figure(cells: AnnData, monkeypatch: pytest.MonkeyPatch) -> None:
+    matplotlib = pytest.importorskip("matplotlib")
+    from matplotlib import pyplot as plt
+
+    before = matplotlib.get_backend()
+    matplotlib.use("agg")
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=object))
+    try:
+        figure = pl.embedding(cells, "X_umap", color="kind").figure
+        assert [plt.figure(number) for number in plt.get_fignums()] == [figure]
+    finally:
+        plt.close("all")
+        matplotlib.use(before)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: None))
+    pl.embedding(cells, "X_umap", color="kind")
+    assert plt.get_fignums() == []
 
 
 def test_calibration_draws_accuracy_against_probability(tmp_path) -> None:
