@@ -221,8 +221,8 @@ class _Handler(BaseHTTPRequestHandler):
         if trouble.cut is not None and (wrong or trouble.then_nothing):
             piece = piece[: trouble.cut if wrong else 0]
             self.close_connection = True
+        self.hub.sent[name] += len(piece)  # before the client can have it, and look
         self.wfile.write(piece)
-        self.hub.sent[name] += len(piece)
 
     def _refuse(self, status: int, code: str) -> None:
         self.send_response(status)
