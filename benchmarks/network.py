@@ -31,7 +31,7 @@ from cellfm.tl._network.cells import batches
 from cellfm.tl._network.retention import retention_bytes, retention_scores
 from cellfm.weights.folder import Pretrained, new
 
-FACTORS = Path("/work/shared/data/grn/human_TFs_1638.txt")
+FACTORS = Path(__file__).resolve().parents[2] / "shared/data/grn/human_TFs_1638.txt"
 KEPT = 0.95
 TARGET = 1e-5
 SAME_GENES = 2000  # cells whose genes are taken, for any number of cells scored
