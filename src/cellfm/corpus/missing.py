@@ -41,9 +41,20 @@ def nothing_there(path: Path, what: str) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"{said} Not even the folder {folder} is there. Check the path."
-    near = difflib.get_close_matches(path.name, [each.name for each in folder.iterdir()], n=3)
-    hint = f" Near names there: {', '.join(near)}." if near else ""
-    return f"{said}{hint} Check the path."
+    return f"{said}{near_names(path)} Check the path."
+
+
+def near_names(path: Path) -> str:
+    """Say which names in the folder of a path are like its own; nothing where none is.
+
+    Parameters
+    ----------
+    path
+        That is not there, in a folder that is.
+    """
+    names = [each.name for each in path.parent.iterdir()]
+    near = difflib.get_close_matches(path.name, names, n=3)
+    return f" Near names there: {', '.join(near)}." if near else ""
 
 
 def _folder(path: Path, what: str) -> str:

@@ -27,7 +27,7 @@ def read_text(path: Path, what: str) -> str:
         raise DataError(msg)
     try:
         raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8")
+        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         msg = f"{path} cannot be read as text ({error}). Give {what}, plain or gzipped."
         raise DataError(msg) from error

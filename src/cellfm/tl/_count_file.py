@@ -1,6 +1,5 @@
 """A count file of any readable format, matrix by matrix."""
 
-import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cellfm.corpus.manifest import MANIFEST
+from cellfm.corpus.missing import near_names
 from cellfm.corpus.readers import find_reader
 from cellfm.corpus.readers.damage import reading
 from cellfm.corpus.rows import RowSource, h5ad_matrices, h5ad_source
@@ -176,6 +176,4 @@ def _nothing_there(path: Path) -> str:
     folder = path.parent
     if not folder.is_dir():
         return f"There is no {path}: not even the folder {folder} is there. Check the path."
-    near = difflib.get_close_matches(path.name, [each.name for each in folder.iterdir()], n=3)
-    hint = f" Near names there: {', '.join(near)}." if near else ""
-    return f"There is no {path}.{hint} Check the path."
+    return f"There is no {path}.{near_names(path)} Check the path."

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -12,6 +11,7 @@ from cellfm.corpus.ragged import cell_totals, vocabulary_counts
 from cellfm.corpus.rows import RowSource
 from cellfm.errors import ConfigError, DataError, GeneMatchError
 from cellfm.genes import GeneMatch, Vocabulary, resolve
+from cellfm.genes.near import near_symbols
 from cellfm.tl._denoise_rates import (
     Calibration,
     CellSummary,
@@ -201,7 +201,7 @@ def _refuse_unknown(unknown: Sequence[str], vocabulary: Vocabulary) -> None:
         return
     shown = []
     for name in unknown[:10]:
-        close = get_close_matches(name.upper(), vocabulary.symbols, n=3, cutoff=0.7)
+        close = near_symbols(name, vocabulary.symbols)
         shown.append(f"{name} (did you mean {', '.join(close)}?)" if close else name)
     more = f" and {len(unknown) - 10} more" if len(unknown) > 10 else ""
     msg = f"Not in the model's vocabulary of {len(vocabulary):,} genes: {', '.join(shown)}{more}. Correct the names or leave them out."

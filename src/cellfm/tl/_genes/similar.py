@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from cellfm.errors import ConfigError, DataError
 from cellfm.genes import GeneTable, Vocabulary
 from cellfm.genes.families import family
 from cellfm.genes.lookup import Lookup
+from cellfm.genes.near import near_symbols
 from cellfm.optional import require
 from cellfm.tl._genes.embeddings import gene_embeddings
 from cellfm.weights.folder import Pretrained
@@ -243,10 +243,7 @@ def _row_of(gene: str, vocabulary: Vocabulary) -> int:
     token = Lookup(vocabulary, table).find(gene.strip()).token
     if token:
         return token - 1
-    name = gene.strip().upper()
-    close = get_close_matches(name, vocabulary.symbols, n=12, cutoff=0.7)
-    # Of names that are as near, those of its own family, which begin alike.
-    near = sorted(close, key=lambda other: -_n_alike(name, other))[:3]
+    near = near_symbols(gene, vocabulary.symbols)
     known = table.identify(gene.strip()) is not None
     why = (
         "is a gene, but has no vector here (not in the model, or expressed in none of the chosen cells)"
@@ -256,9 +253,3 @@ def _row_of(gene: str, vocabulary: Vocabulary) -> int:
     hint = f"; near names: {', '.join(near)}" if near else ""
     msg = f"The gene {gene!r} {why}; there are {len(vocabulary):,} genes{hint}. Give a symbol, an earlier symbol, an alias or an Ensembl id of one of them."
     raise DataError(msg)
-
-
-def _n_alike(one: str, other: str) -> int:
-    """Count the letters with which both begin."""
-    pairs = zip(one, other, strict=False)
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from cellfm.corpus.cells import InMemoryCells
 from cellfm.errors import DataError, GeneMatchError
 from cellfm.genes import GeneTable, Vocabulary
 from cellfm.genes.lookup import Lookup
+from cellfm.genes.near import near_symbols
 from cellfm.genes.species import has_mouse_style
 from cellfm.tl._embed import match_genes
 from cellfm.tl._network.known import N_SHOWN, read_names, tokens_of
@@ -94,7 +94,7 @@ class NetworkCells:
         near = [
             other
             for name in unknown[:N_SHOWN]
-            for other in get_close_matches(name.upper(), self.vocabulary.symbols, n=2, cutoff=0.7)
+            for other in near_symbols(name, self.vocabulary.symbols, 2)
         ]
         hint = f" Near names: {', '.join(near)}." if near else ""
         if any(has_mouse_style(name) for name in names):
@@ -180,7 +180,7 @@ def check_names(genes: Sequence[str], vocabulary: Vocabulary) -> None:
     lookup = Lookup(vocabulary, GeneTable.load())
     for gene in genes:
         if not lookup.find(gene.strip()).token:
-            near = get_close_matches(gene.strip().upper(), vocabulary.symbols, n=3, cutoff=0.7)
+            near = near_symbols(gene, vocabulary.symbols)
             hint = f"; near names: {', '.join(near)}" if near else ""
             msg = f"The gene {gene!r} is not known; the model has {len(vocabulary):,} genes{hint}. Correct its name."
             raise DataError(msg)

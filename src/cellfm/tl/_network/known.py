@@ -1,8 +1,6 @@
 """Known regulatory networks and lists of regulators, from files, under the symbols of a vocabulary."""
 
 import csv
-import gzip
-import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,12 +12,14 @@ from cellfm.errors import DataError
 from cellfm.genes import GeneTable, Vocabulary
 from cellfm.genes.lookup import Lookup
 from cellfm.genes.species import check_human
+from cellfm.genes.text import read_text
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 HEADS = ("source", "tf"), ("target", "gene"), ("mode", "effect", "sign")
 """What the columns of a table with a header may be called."""
+WHAT = "a text file of genes, or a table with tabs or commas"
 N_SHOWN = 5
 
 
@@ -46,7 +46,11 @@ def read_known_network(path: str | Path) -> tuple[Edge, ...]:
         There is no such file, or a line has no two names.
     """
     path = Path(path)
-    lines = [line for line in _text(path).splitlines() if line.strip() and not line.startswith("#")]
+    lines = [
+        line
+        for line in read_text(path, WHAT).splitlines()
+        if line.strip() and not line.startswith("#")
+    ]
     separator = "\t" if lines and "\t" in lines[0] else ","
     rows = [[entry.strip() for entry in row] for row in csv.reader(lines, delimiter=separator)]
     places = _header(rows[0]) if rows else (0, 1, 2)
@@ -81,25 +85,14 @@ def read_names(path: str | Path) -> tuple[str, ...]:
         There is no such file, or it is empty.
     """
     lines = (
-        line.replace(",", "\t").split("\t")[0].strip() for line in _text(Path(path)).splitlines()
+        line.replace(",", "\t").split("\t")[0].strip()
+        for line in read_text(Path(path), WHAT).splitlines()
     )
     names = tuple(dict.fromkeys(name for name in lines if name and not name.startswith("#")))
     if not names:
         msg = f"{path} holds no names; expected a symbol or Ensembl id in each line. Check the path, or write the names into it."
         raise DataError(msg)
     return names
-
-
-def _text(path: Path) -> str:
-    if not path.is_file():
-        msg = f"There is no file {path}; expected a text file of genes. Check the path."
-        raise DataError(msg)
-    try:
-        raw = path.read_bytes()
-        return (gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw).decode("utf-8-sig")
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        msg = f"{path} cannot be read as text ({error}). Give a table with tabs or commas, plain or gzipped."
-        raise DataError(msg) from error
 
 
 def _header(row: Sequence[str]) -> tuple[int, int, int] | None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,7 @@ from cellfm.corpus.counts import Scale
 from cellfm.errors import DataError
 from cellfm.genes import GeneTable, Vocabulary
 from cellfm.genes.lookup import Lookup
+from cellfm.genes.near import near_symbols
 from cellfm.tl._network import controls, export
 from cellfm.tl._network.genes import Genes, NetworkCells
 from cellfm.tl._network.pairs import PairScores
@@ -158,7 +158,7 @@ class GeneNetwork:
         symbol = self.vocabulary.symbols[token - 1] if token else gene
         if symbol in inside:
             return symbol
-        near = get_close_matches(symbol.upper(), inside, n=3, cutoff=0.7)
+        near = near_symbols(symbol, inside)
         hint = f"; near names: {', '.join(near)}" if near else ""
         why = "is a gene of the model, but too few of these cells express it, or it was not asked for" if token else "is not known"  # fmt: skip
         msg = f"The gene {gene!r} {why}; the network has {len(inside):,} genes{hint}. Give one of them, or name it among sources or targets."

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +12,7 @@ from cellfm.corpus.counts import Scale, check_counts
 from cellfm.errors import DataError
 from cellfm.genes import GeneMatch, Vocabulary
 from cellfm.genes.lookup import Lookup
+from cellfm.genes.near import near_symbols
 from cellfm.genes.table import GeneTable
 from cellfm.tl._embed import match_genes
 from cellfm.tl._labels import label_column
@@ -240,7 +240,7 @@ def resolve_targets(genes: Sequence[str], vocabulary: Vocabulary) -> dict[str, s
     if unknown:
         near = [
             f"{gene} (near: {', '.join(found)})"
-            if (found := get_close_matches(gene.upper(), vocabulary.symbols, n=3, cutoff=0.7))
+            if (found := near_symbols(gene, vocabulary.symbols))
             else gene
             for gene in unknown[:N_SHOWN]
         ]

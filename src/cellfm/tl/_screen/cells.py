@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from cellfm.corpus.tokens import tokenize
 from cellfm.errors import ConfigError, DataError
 from cellfm.genes import GeneTable, Vocabulary
 from cellfm.genes.lookup import Lookup
+from cellfm.genes.near import near_symbols
 from cellfm.tl._embed import match_genes
 from cellfm.tl._states import EmbedOptions
 
@@ -296,8 +296,7 @@ def tokens_of(genes: Sequence[str], vocabulary: Vocabulary, missing: Missing) ->
     tokens = {str(name): lookup.find(str(name).strip()).token for name in genes}
     unknown = [name for name, token in tokens.items() if not token]
     if unknown and missing == "error":
-        upper = [name.upper() for name in unknown[:N_SHOWN]]
-        near = [get_close_matches(name, vocabulary.symbols, n=3) for name in upper]
+        near = [near_symbols(name, vocabulary.symbols) for name in unknown[:N_SHOWN]]
         said = "; ".join(
             f"{name!r}" + (f" (near: {', '.join(some)})" if some else "")
             for name, some in zip(unknown, near, strict=False)
